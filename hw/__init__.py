@@ -1,0 +1,1 @@
+"""RTL of Atreides in Amaranth, and the flows that it goes into."""

@@ -1,0 +1,1 @@
+"""Running the RTL and its netlists against the integer model."""
