@@ -74,9 +74,8 @@ install_packages() {
         ${run[@]+"${run[@]}"} $get >/dev/null 2>&1 </dev/null; then
         return
     fi
-    ${run[@]+"${run[@]}"} apt-get update -qq </dev/null
-    ${run[@]+"${run[@]}"} $get -qq >/dev/null </dev/null ||
-        fail "apt-get could not install them; to see why, run: $get"
+    { ${run[@]+"${run[@]}"} apt-get update && ${run[@]+"${run[@]}"} $get; } >/dev/null 2>&1 \
+        </dev/null || fail "apt-get could not install them; to see why, run: apt-get update && $get"
 }
 
 has_nvidia_gpu() { [ -e /dev/nvidia0 ] || nvidia-smi -L >/dev/null 2>&1; }
@@ -96,13 +95,13 @@ PYTHON
         say "installing $pin with CUDA (some gigabytes)"
     else
         say "installing $pin, CPU build (about 200 MB)"
-        if "$venv/bin/pip" install -q --no-deps --retries 0 --timeout 10 \
+        if "$venv/bin/pip" install -qq --no-deps --retries 0 --timeout 10 \
             --index-url "$torch_cpu_index" "$pin" >"$venv/torch.log" 2>&1; then
             return
         fi
         say "PyTorch's CPU index did not answer; taking $pin from the default index"
     fi
-    "$venv/bin/pip" install -q -c constraints.txt "$pin"
+    "$venv/bin/pip" install -qq -c constraints.txt "$pin"
 }
 
 wanted_stamp() { { pwd -P; cat pyproject.toml constraints.txt scripts/setup.sh; } | sha256sum; }
@@ -138,7 +137,7 @@ main() {
     : >"$unfinished"
     install_torch
     say "installing the pinned Python packages (a few minutes on the first run)"
-    "$venv/bin/pip" install -q -c constraints.txt -e '.[dev]'
+    "$venv/bin/pip" install -qq -c constraints.txt -e '.[dev]'
     wanted_stamp >"$stamp.new"
     mv "$stamp.new" "$stamp"
     rm -f "$unfinished"

@@ -1,0 +1,162 @@
+"""``atreides``: one command line, whose subcommands are imported only when they are run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+from typer.exceptions import TyperException
+
+from atreides import __version__
+
+#: The exit status of a process that Ctrl-C ended: 128 and the number of SIGINT.
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Subcommand:
+    """A row of the command line: what ``--help`` shows, and where the function is.
+
+    Parameters
+    ----------
+    name : str
+        What the user types.
+    summary : str
+        One line for ``atreides --help``, which imports none of the modules.
+    module : str
+        Imported only when this subcommand is run.
+    function : str
+        A function of ``module`` with typer's annotations. It raises ``typer.BadParameter`` for a
+        user's mistake and ``typer.Exit`` for an exit status other than 0.
+    """
+
+    name: str
+    summary: str
+    module: str
+    function: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the function."""
+        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
+        return function
+
+    def stand_in(self) -> Callable[..., Any]:
+        """A function that is listed but never run, in place of one that need not be imported."""
+
+        def listed() -> None:
+            raise AssertionError(f"{self.name} must be loaded before it is run")
+
+        return listed
+
+
+SUBCOMMANDS: Final = (
+    Subcommand(
+        "demo",
+        "Train a small network, quantize it and run it on Superfloat arithmetic.",
+        "atreides.demo",
+        "demo",
+    ),
+    Subcommand(
+        "doctor",
+        "Show which tools are there, which are missing and how to get them.",
+        "atreides.doctor",
+        "doctor",
+    ),
+)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    subcommands: Sequence[Subcommand] = SUBCOMMANDS,
+) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows ``atreides``; the process's own arguments if omitted.
+    subcommands : sequence of Subcommand
+        The rows of the command line.
+
+    Returns
+    -------
+    int
+        The exit status: 0, the subcommand's own, 2 for a mistake in the arguments, 130 when
+        interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        status = application(words, subcommands)(words, prog_name="atreides", standalone_mode=False)
+        sys.stdout.flush()
+    except TyperException as error:
+        print(f"atreides: {sentence(error)}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def application(words: Sequence[str], subcommands: Sequence[Subcommand]) -> typer.Typer:
+    """The typer application for one command line, with only the chosen subcommand imported.
+
+    Raises
+    ------
+    typer.BadParameter
+        If the first word names no subcommand.
+    """
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    names = [subcommand.name for subcommand in subcommands]
+    if chosen is not None and chosen not in names:
+        raise typer.BadParameter(f"command must be one of {', '.join(names)}, not {chosen!r}")
+    app = typer.Typer(
+        help="Superfloat: from a PyTorch model to exact words, and to the hardware that runs them.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_common_options)
+    for subcommand in subcommands:
+        function = subcommand.load() if subcommand.name == chosen else subcommand.stand_in()
+        app.command(subcommand.name, help=subcommand.summary)(function)
+    return app
+
+
+def sentence(error: TyperException) -> str:
+    """One sentence for a mistake in the arguments, with the choices there are."""
+    # Without a parameter to name, typer would only put "Invalid value:" in front.
+    about_value = hasattr(error, "param")
+    plain = about_value and error.param is None
+    message = " ".join((error.message if plain else error.format_message()).split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if about_value or context is None:
+        return message
+    options = sorted(
+        option
+        for parameter in context.command.get_params(context)
+        for option in parameter.opts
+        if option.startswith("--")
+    )
+    return f"{message}; options are {', '.join(options)}"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"atreides {__version__}")
+        raise typer.Exit
+
+
+def _common_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options that stand before any subcommand."""
