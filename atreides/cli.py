@@ -133,7 +133,7 @@ def sentence(error: TyperException) -> str:
     """One sentence for a mistake in the arguments, with the choices there are."""
     # Without a parameter to name, typer would only put "Invalid value:" in front.
     about_value = hasattr(error, "param")
-    plain = about_value and error.param is None
+    plain = about_value and getattr(error, "param", None) is None
     message = " ".join((error.message if plain else error.format_message()).split()).rstrip(".")
     context = getattr(error, "ctx", None)
     if about_value or context is None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,6 @@ MARKS: Final[Mapping[State, str]] = {
     "missing": "[red]missing[/]",
 }
 APT: Final = "apt-get install -y --no-install-recommends"
-SETUP: Final = "make setup"
 #: Where Debian's package qflow-tech-osu018 puts its cell library.
 OSU018: Final = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 
@@ -94,7 +94,7 @@ def examine(environment: Mapping[str, str]) -> list[Finding]:
         examine_libpython(),
         *examine_packages(),
         *examine_verilator_on_path(path),
-        examine_torch(),
+        *examine_tensors(),
         *examine_optional(environment),
     ]
 
@@ -197,15 +197,30 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def examine_torch() -> Finding:
-    """The device that tensors can use beside the CPU."""
+def examine_tensors() -> Iterator[Finding]:
+    """What tensors are computed with: the device beside the CPU, and the compiled kernels."""
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("torch imports", "required", "", str(error), "missing", SETUP)
-    if torch.cuda.is_available():
-        return Finding("tensors on", "optional", "CPU or CUDA", torch.cuda.get_device_name(), "ok")
-    return Finding("tensors on", "optional", "CPU or CUDA", "CPU", "ok")
+        remedy = f'{sys.executable} -m pip install --force-reinstall "torch"'
+        yield Finding("torch imports", "required", "yes", str(error), "missing", remedy)
+        return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    yield Finding("device", "optional", "CPU or CUDA", device, "ok")
+
+    from sw import native
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the row says it
+        compiled = native.library() is not None
+    if compiled:
+        yield Finding("native kernels", "optional", "compiled", "compiled", "ok")
+    else:
+        remedy = f"{APT} g++"
+        if os.environ.get("ATREIDES_NATIVE") == "0":
+            remedy = "unset ATREIDES_NATIVE"
+        plain = "plain torch: the same bits, slower"
+        yield Finding("native kernels", "optional", "compiled", plain, "warning", remedy)
 
 
 def examine_optional(environment: Mapping[str, str]) -> Iterator[Finding]:
