@@ -50,5 +50,5 @@ verilog: setup ## emit every top as Verilog with its manifest
 	done
 
 clean: ## remove what was generated, .venv included
-	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build .venv .venv.old .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -128,7 +128,10 @@ main() {
     [ -z "$missing" ] || install_packages $missing
     if [ "$make_venv" = yes ]; then
         [ ! -e "$venv" ] || say "$venv is incomplete; making it anew"
-        rm -rf "$venv"
+        # Out of the way in one step: a removal cut short must not leave half an environment.
+        rm -rf "$venv.old"
+        [ ! -e "$venv" ] || mv "$venv" "$venv.old"
+        rm -rf "$venv.old"
         mkdir "$venv"
         : >"$unfinished"
         say "creating $venv with $("$python" --version)"
