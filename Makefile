@@ -14,15 +14,13 @@ JOBS ?= 2
 # Where `make verilog` writes.
 OUTPUT ?= build
 
-export PYTHON
-
 BIN := .venv/bin
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing: system packages, .venv, pinned Python packages
-	@scripts/setup.sh
+	@PYTHON='$(PYTHON)' scripts/setup.sh
 
 demo: setup ## train a small network, quantize it, run it on Superfloat arithmetic and on the RTL
 	@$(BIN)/atreides demo
