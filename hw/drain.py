@@ -1,0 +1,187 @@
+"""The drain: an exact accumulator becomes one word of the output format."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.activation import ActivationUnit, Select
+from hw.encoder import SignedEncoder, guard_bits
+from hw.fma import operand_magnitude
+from sw.format import MAX_TERMS, Rounding, SFx
+from sw.scale import SHIFT_BITS
+
+
+class FloorShifter(wiring.Component):
+    """``floor(i * 2**(fraction_bits - amount))`` where it is small, with what is known of the rest.
+
+    Combinational, latency 0. Stages shift by falling powers of two. Before each one, the bits that
+    can no longer come down into the result are dropped, noting whether they differed from the sign.
+
+    Parameters
+    ----------
+    width : int
+        Bits of ``i``.
+    fraction_bits : int
+        f: how far ``i`` is raised first.
+    amount_bits : int
+        Bits of ``amount``.
+
+    Members
+    -------
+    i : In(signed(width))
+    amount : In(amount_bits)
+        Places to the right.
+    o : Out(signed(fraction_bits + 2))
+        The floor F if ``-2**f <= F < 2**f``, else a number outside that range with F's sign.
+    sticky : Out(1)
+        Whether a one was shifted out.
+    """
+
+    def __init__(self, width: int, fraction_bits: int, amount_bits: int) -> None:
+        self.fraction_bits = fraction_bits
+        super().__init__(
+            {
+                "i": In(signed(width)),
+                "amount": In(amount_bits),
+                "o": Out(signed(fraction_bits + 2)),
+                "sticky": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sign = self.i[-1]
+        value: Value = Cat(Const(0, self.fraction_bits), self.i)
+        lost: list[Value] = []
+        sticky: list[Value] = []
+        for stage in reversed(range(len(self.amount))):
+            value, above = self._drop(value, 2 << stage)
+            lost += above
+            places, shifts = 1 << stage, self.amount[stage]
+            sticky.append(shifts & value[:places].any())
+            shifted = Signal(len(value), name=f"shifted_{stage}")
+            m.d.comb += shifted.eq(Mux(shifts, Cat(value[places:], sign.replicate(places)), value))
+            value = shifted
+        value, above = self._drop(value, 1)
+        different = (Cat(*lost, *above) ^ sign.replicate(sum(map(len, (*lost, *above))))).any()
+        m.d.comb += [
+            self.o.eq(Cat(value, sign ^ different, sign).as_signed()),
+            self.sticky.eq(Cat(*sticky).any()),
+        ]
+        return m
+
+    def _drop(self, value: Value, reach: int) -> tuple[Value, list[Value]]:
+        """``value`` without the bits out of reach of shifts by less than ``reach``, and those."""
+        width = self.fraction_bits + reach - 1
+        return value[:width], [value[width:]] if len(value) > width else []
+
+
+class Drain(wiring.Component):
+    """``o = act(accumulator * 2**-2F * 2**-(row_shift + column_shift) + bias)``, rounded once.
+
+    Combinational, latency 0.
+
+    Parameters
+    ----------
+    format : SFx
+        The format of the operands.
+    max_terms : int
+        K_max; sizes the accumulator.
+    output : SFx, optional
+        The format of the result; ``format`` if omitted.
+    bias_format : SFx, optional
+        The format of the bias; ``format`` if omitted.
+    rounding : {"nearest", "truncate"}
+        Nearest with ties away from zero, or toward zero.
+
+    Members
+    -------
+    accumulator : In(signed(format.accumulator_bits(max_terms)))
+        Any value, in units of ``2**-2F``.
+    row_shift, column_shift : In(signed(8))
+        The two parts of the shift; positive divides.
+    bias : In(bias_format.bits)
+        A word in the output's scale.
+    select : In(1)
+        0 linear, 1 ReLU.
+    o : Out(output.bits)
+        A word, never minus zero.
+
+    Notes
+    -----
+    Numbers inside are in units of ``2**-G``, where G is enough for the bias and for the encoder's
+    bits. Only so many shifts can be told apart: ``-(2F + 1)`` and everything below make any
+    accumulator but zero 2 or more, beyond what a bias can bring back; and once ``accumulator *
+    2**(G - 2F - shift)`` is a proper fraction, only its sign and that it is not zero matter. The
+    largest accumulator, ``-2**(width - 1)``, is that small from ``shift = width + G - 2F`` on. So
+    the shift is clamped below, and above at no less than that bound. (The accumulator's width
+    alone is enough only while ``G <= 2F``.)
+    """
+
+    def __init__(
+        self,
+        format: SFx,
+        max_terms: int = MAX_TERMS,
+        output: SFx | None = None,
+        bias_format: SFx | None = None,
+        rounding: Rounding = "nearest",
+    ) -> None:
+        self.format = format
+        self.output = output or format
+        self.bias_format = bias_format or format
+        width = format.accumulator_bits(max_terms)
+        encoded_bits = self.output.fraction_bits + guard_bits(rounding)
+        self.fraction_bits = max(self.bias_format.fraction_bits, encoded_bits)
+        self.dropped_bits = self.fraction_bits - encoded_bits
+        self.least_shift = -(2 * format.fraction_bits + 1)
+        largest_amount = width + self.fraction_bits - 2 * format.fraction_bits - self.least_shift
+        # The shifter starts from 2**(G + 1) times the value, which is what the least shift gives.
+        self.shifter = FloorShifter(width, self.fraction_bits + 1, largest_amount.bit_length())
+        self.encoder = SignedEncoder(
+            self.output, self.fraction_bits + 4 - self.dropped_bits, rounding
+        )
+        super().__init__(
+            {
+                "accumulator": In(signed(width)),
+                "row_shift": In(signed(SHIFT_BITS)),
+                "column_shift": In(signed(SHIFT_BITS)),
+                "bias": In(self.bias_format.bits),
+                "select": In(Select),
+                "o": Out(self.output.bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.shifter = shifter = self.shifter
+        m.submodules.encoder = encoder = self.encoder
+        m.submodules.activation = activation = ActivationUnit(self.output)
+        total = Signal(signed(self.fraction_bits + 4))
+        m.d.comb += [
+            shifter.i.eq(self.accumulator),
+            shifter.amount.eq(self._amount(m)),
+            total.eq(shifter.o + self._bias()),
+            encoder.value.eq(total >> self.dropped_bits),
+            encoder.sticky.eq(shifter.sticky | total[: self.dropped_bits].any()),
+            activation.i.eq(encoder.word),
+            activation.select.eq(self.select),
+            self.o.eq(activation.o),
+        ]
+        return m
+
+    def _amount(self, m: Module) -> Value:
+        """The clamped shift, counted from the least one that makes a difference."""
+        width = len(self.shifter.amount)
+        amount = Signal(signed(SHIFT_BITS + 2))
+        m.d.comb += amount.eq(self.row_shift + self.column_shift - self.least_shift)
+        too_large = amount[width:-1].any().replicate(width)
+        return Mux(amount[-1], 0, amount[:width] | too_large)
+
+    def _bias(self) -> Value:
+        """The bias in units of ``2**-G``, two's complement."""
+        magnitude = operand_magnitude(self.bias_format, self.bias)
+        places = self.fraction_bits - self.bias_format.fraction_bits
+        value = Cat(Const(0, places), magnitude, Const(0, 1)).as_signed()
+        return Mux(self.bias[-1], -value, value)
