@@ -121,7 +121,9 @@ def test_interrupt_signal_ends_the_process_cleanly(tmp_path: Path) -> None:
     (tmp_path / "sleeper.py").write_text(
         "import time\ndef sleep() -> None:\n    print('asleep', flush=True)\n    time.sleep(60)\n"
     )
+    # A shell's background jobs, CI's perhaps, start with interrupts ignored.
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from atreides.cli import Subcommand, main;"
         "sys.exit(main(['sleep'], [Subcommand('sleep', 'Sleep.', 'sleeper', 'sleep')]))"
     )

@@ -6,7 +6,9 @@ stand-ins for pip, apt-get and sudo write down how they were called.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -149,7 +151,7 @@ def test_killed_installation_is_made_anew(machine: Machine) -> None:
     while not (machine.log.exists() and "-e .[dev]" in machine.log.read_text()):
         assert time.monotonic() < deadline, "pip was never called"
         time.sleep(0.05)
-    subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=True)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     machine.add_pip()
     machine.calls()
