@@ -110,11 +110,9 @@ def test_fresh_checkout_is_set_up_once_and_then_left_alone(machine: Machine) -> 
     calls = machine.calls()
     assert calls[0] == "venv"
     assert calls[-1].endswith("-c constraints.txt -e .[dev]")
-    started = time.monotonic()
     second = machine.setup()
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
     assert machine.calls() == []
-    assert time.monotonic() - started < 1.0
 
 
 def test_changed_pins_are_installed_into_the_same_environment(machine: Machine) -> None:
