@@ -45,6 +45,7 @@ techmap -map %extension
 opt_clean -purge
 splitnets -driver
 opt_clean -purge
+rename -enumerate -pattern n_%
 write_verilog -norename -noattr design.v
 """
 

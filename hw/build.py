@@ -1,0 +1,213 @@
+"""Emit tops as Verilog with manifests: ``python -m hw.build [TOP] [options] [-o DIR]``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from hw.emit import CLOCK, RESET, EmissionError, emit, ports
+from hw.multiplier import AUTO, MULTIPLIERS, TARGETS
+from hw.tops import TOPS, Options, build_top
+from sw.format import ROUNDINGS
+
+_DEFAULTS: Final = Options()
+#: Options that describe the format: accepted by every top, words or not.
+_FORMAT_OPTIONS: Final = ("bits", "unity")
+_EXAMPLES: Final = """\
+examples:
+  python -m hw.build                                every top at SF8, into build/
+  python -m hw.build fma --bits 16                  build/fma.v and build/fma.json
+  python -m hw.build multiplier --bits 8 --multiplier dadda -o out
+  python -m hw.build drain --bits 8 --output-bits 16 --bias-bits 16 --max-terms 4096
+  python -m hw.build convert-binary32 --bits 4 --no-unity --rounding truncate
+
+Each top becomes TOP.v and a manifest TOP.json with its parameters, ports and latency. The module
+is called like the top, with _ for -. Only --target ecp5 and ice40 may use primitives of a vendor.
+--bits and --no-unity are accepted by every top, any other option by those that depend on it.
+Mistakes end with exit status 2 and leave DIR as it was.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What a top becomes: the texts of its Verilog file and of its manifest."""
+
+    name: str
+    verilog: str
+    manifest: str
+
+
+def emission(name: str, options: Options) -> Emission:
+    """Build a top and emit it, without writing anything."""
+    module_name = name.replace("-", "_")
+    component = build_top(name, options)
+    description = TOPS[name].description
+    verilog = f"// {name}: {description}. Emitted by hw.build.\n"
+    if module_name != name:  # a module's name cannot have the hyphen that the file's has
+        verilog += "/* verilator lint_off DECLFILENAME */\n"
+    verilog += emit(component, module_name)
+    clocked = re.search(rf"^  input {CLOCK};$", verilog, re.MULTILINE) is not None
+    manifest = {
+        "top": name,
+        "description": description,
+        "module": module_name,
+        "verilog": f"{name}.v",
+        "parameters": parameters(name, options),
+        "clock": CLOCK if clocked else None,
+        "reset": RESET if clocked else None,
+        "latency_cycles": getattr(component, "latency", 0),
+        "ports": [
+            {
+                "name": port.name,
+                "direction": port.direction,
+                "width": port.width,
+                "signed": port.signed,
+                "meaning": TOPS[name].meanings[port.name],
+            }
+            for port in ports(component)
+        ],
+    }
+    return Emission(name, verilog, json.dumps(manifest, indent=2) + "\n")
+
+
+def parameters(name: str, options: Options) -> dict[str, Any]:
+    """The options that a top was built with, none left open."""
+    found = {option: getattr(options, option) for option in TOPS[name].options}
+    for option in ("output_bits", "bias_bits"):
+        if option in found:
+            found[option] = found[option] or options.bits
+    if "multiplier" in found:
+        found["multiplier"] = options.resolved_multiplier
+    return found
+
+
+def write(emissions: Sequence[Emission], directory: Path) -> list[Path]:
+    """Write all files, each under a temporary name first; existing ones are replaced whole.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written; then none has changed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = {f"{e.name}.v": e.verilog for e in emissions}
+    texts |= {f"{e.name}.json": e.manifest for e in emissions}
+    targets = [directory / name for name in texts]
+    for target in targets:
+        if target.is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(target))
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".emission-") as unfinished:
+        for name, text in texts.items():
+            Path(unfinished, name).write_text(text, encoding="utf-8", newline="\n")
+        for target in targets:
+            os.replace(Path(unfinished, target.name), target)
+    return targets
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m hw.build",
+        description="Emit tops as Verilog, one file each, with a JSON manifest beside it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("top", nargs="?", metavar="TOP", help="see --list; every top if omitted")
+    parser.add_argument("--list", action="store_true", help="name the tops and leave")
+    parser.add_argument("-o", dest="directory", metavar="DIR", help="where to (default: build)")
+    numbers = {
+        "bits": "x, bits of a word, 3 to 16",
+        "rows": "rows or lanes",
+        "columns": "columns of an array",
+        "depth": "words per lane of a shift register",
+        "size-bits": "bits of a matrix size",
+        "max-terms": "longest dot product",
+        "output-bits": "bits of a drain's result (default: --bits)",
+        "bias-bits": "bits of a drain's bias (default: --bits)",
+    }
+    for name, meaning in numbers.items():
+        default = getattr(_DEFAULTS, name.replace("-", "_"))
+        note = "" if default is None else f" (default: {default})"
+        parser.add_argument(f"--{name}", type=_integer, metavar="N", help=meaning + note)
+    parser.add_argument(
+        "--no-unity", dest="unity", action="store_false", help="all ones is (2**F - 1) / 2**F"
+    )
+    choices = {"rounding": ROUNDINGS, "multiplier": (*MULTIPLIERS, AUTO), "target": TARGETS}
+    for name, values in choices.items():
+        note = f"{', '.join(values)} (default: {getattr(_DEFAULTS, name)})"
+        parser.add_argument(f"--{name}", metavar="NAME", help=note)
+    return parser
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"hw.build: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _flag(option: str) -> str:
+    return "--no-unity" if option == "unity" else f"--{option.replace('_', '-')}"
+
+
+def _check_options_apply(names: Sequence[str], given: Mapping[str, Any]) -> None:
+    for option in sorted(given.keys() - set(_FORMAT_OPTIONS)):
+        if not any(option in TOPS[name].options for name in names):
+            where = names[0] if len(names) == 1 else "any top"
+            takes = sorted(
+                {_flag(o) for name in names for o in (*_FORMAT_OPTIONS, *TOPS[name].options)}
+            )
+            _fail(f"{_flag(option)} does not apply to {where}, which takes {', '.join(takes)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Exits with status 2 after one sentence if the user made a mistake."""
+    given = vars(_parser().parse_args(arguments))
+    if given.pop("list", False):
+        width = max(map(len, TOPS))
+        for name, top in TOPS.items():
+            print(f"{name:{width}}  {top.description}")
+        return
+    directory = Path(given.pop("directory", "build"))
+    top = given.pop("top", None)
+    if top is not None and top not in TOPS:
+        _fail(f"top must be one of {', '.join(TOPS)}, not {top!r}")
+    names = [top] if top is not None else list(TOPS)
+    _check_options_apply(names, given)
+    assert given.keys() <= {f.name for f in fields(Options)}
+    try:
+        options = Options(**given)
+        written = write([emission(name, options) for name in names], directory)
+    except (ValueError, EmissionError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{directory} must be a writable directory: {error.strerror or error}")
+    for path in written:
+        print(path)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
