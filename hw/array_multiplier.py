@@ -27,17 +27,16 @@ class ArrayMultiplier(Multiplier):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         width = self.width
-        done = []  # product bits that no later row reaches
+        finished = []  # product bits that no later row reaches
         total = Const(0, width)
         for i in range(width):
             row = Signal(width, name=f"row_{i}")
-            m.d.comb += row.eq(self.a & self.b[i].replicate(width))
-            if i == 0:
-                total = row
-            else:
-                total = Signal(width + 1, name=f"total_{i}")
-                m.d.comb += total.eq(remaining + row)
-            done.append(total[0])
-            remaining = total[1:]
-        m.d.comb += self.product.eq(Cat(*done, remaining))
+            following = Signal(width + (i > 0), name=f"total_{i}")
+            m.d.comb += [
+                row.eq(self.a & self.b[i].replicate(width)),
+                following.eq(total + row),
+            ]
+            finished.append(following[0])
+            total = following[1:]
+        m.d.comb += self.product.eq(Cat(*finished, total))
         return m

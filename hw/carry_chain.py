@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 #: Propagate ``(a & b) ^ (c & d)``, generate ``a & b``: adds two gated operands.
 GATED_SUM: Final = 0x7888
-#: Propagate ``(a & b) ^ c ^ d``, generate ``a & b``: adds c, or subtracts it where d and carry are 1.
+#: Propagate ``(a & b) ^ c ^ d``, generate ``a & b``: adds c, or subtracts it if d and carry are 1.
 GATED_ACCUMULATE: Final = 0x8778
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
@@ -36,6 +37,9 @@ class ChainMultiplier(Multiplier):
         F, 2 to 15 bits.
     target : {"generic", "ecp5", "ice40", "osu018"}
         ``ecp5`` instantiates CCU2C primitives; the others leave ``+`` to the synthesiser.
+    compress : sequence of int
+        Levels, by how many numbers are left (3 or more), at which three numbers become two in a
+        layer of tables before the carry chains go on: a little larger and faster.
 
     Members
     -------
@@ -48,9 +52,12 @@ class ChainMultiplier(Multiplier):
     :data:`hw.carry_chain.BEHAVIOURAL`.
     """
 
-    def __init__(self, width: int, target: str = "generic") -> None:
+    def __init__(self, width: int, target: str = "generic", compress: Sequence[int] = ()) -> None:
         check_target(target)
+        if any(count < 3 for count in compress):
+            raise ValueError(f"compress must hold counts of at least 3, not {compress!r}")
         self.target = target
+        self.compress = tuple(compress)
         super().__init__(width)
 
     def elaborate(self, platform: object) -> Module:
@@ -58,16 +65,37 @@ class ChainMultiplier(Multiplier):
         largest = (1 << self.width) - 1
         terms = [_Term(self.a, self.b[i], i, largest) for i in range(self.width)]
         while len(terms) > 1:
+            if len(terms) in self.compress:
+                terms = terms[:-3] + self._compress(m, *terms[-3:])
+                continue
             pairs = zip(terms[::2], terms[1::2], strict=False)
             unpaired = terms[len(terms) & ~1 :]
             terms = [self._add(m, low, high) for low, high in pairs] + unpaired
         m.d.comb += self.product.eq(terms[0].bits)
         return m
 
+    def _compress(self, m: Module, low: _Term, middle: _Term, high: _Term) -> list[_Term]:
+        """Three terms as two: sums and carries where all three meet, the rest as it is."""
+        start = high.weight - low.weight
+        skipped = high.weight - middle.weight
+        x, y, z = low.gated[start:], middle.gated[skipped:], high.gated
+        maximum = low.maximum + ((middle.maximum + (high.maximum << skipped)) << start - skipped)
+        width = min((maximum >> start).bit_length(), 2 * self.width - high.weight)
+        sums = Signal(width, name=f"sums_{low.weight}_{high.weight}")
+        carries = Signal(width - 1, name=f"carries_{low.weight}_{high.weight}")
+        m.d.comb += [sums.eq(x ^ y ^ z), carries.eq(x & y | x & z | y & z)]
+        first = Cat(_low_bits(low, start), sums)
+        second = Cat(_low_bits(middle, skipped), Const(0, 1), carries)
+        return [
+            _Term(first, None, low.weight, (1 << len(first)) - 1),
+            _Term(second, None, middle.weight, (1 << len(second)) - 1),
+        ]
+
     def _add(self, m: Module, low: _Term, high: _Term) -> _Term:
         """One adder of the tree, over the bits where both terms meet."""
         shift = high.weight - low.weight
-        maximum = low.maximum + (high.maximum << shift)
+        largest = (1 << 2 * self.width - low.weight) - 1  # no sum of the tree exceeds the product
+        maximum = min(low.maximum + (high.maximum << shift), largest)
         name = f"sum_{low.weight}_{high.weight}_{maximum.bit_length()}"
         total = Signal(maximum.bit_length(), name=name)
         if self.target == "ecp5":
@@ -87,11 +115,24 @@ class ChainMultiplier(Multiplier):
         length = len(total) - start
         chain = CarryChain(length, GATED_SUM)
         m.submodules[f"chain_{total.name}"] = chain
-        always = Const(1, 1)
+        x, y = (low.bits[start:], low.gate), (high.bits << (shift - start), high.gate)
+        if high.gate is not None and low.gate is None:
+            x, y = y, x  # c is a faster pin than a: it takes the sum, which arrives later
         m.d.comb += [
-            chain.a.eq(low.bits[start:]),
-            chain.b.eq((always if low.gate is None else low.gate).replicate(length)),
-            chain.c.eq(high.bits << (shift - start)),
-            chain.d.eq((always if high.gate is None else high.gate).replicate(length)),
+            chain.a.eq(x[0]),
+            chain.b.eq(_every_bit(x[1], length)),
+            chain.c.eq(y[0]),
+            chain.d.eq(_every_bit(y[1], length)),
             total.eq(Cat(low.gated[:start], chain.sum)),
         ]
+
+
+def _every_bit(gate: Value | None, length: int) -> Value:
+    """The gate at every bit of a chain; open where there is none."""
+    return (Const(1, 1) if gate is None else gate).replicate(length)
+
+
+def _low_bits(term: _Term, count: int) -> Value:
+    """The lowest bits, zero where the term is shorter."""
+    bits = term.gated[:count]
+    return Cat(bits, Const(0, count - len(bits)))

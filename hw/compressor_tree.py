@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Instance, Module, Signal, Value
+
+from hw.carry_chain import BEHAVIOURAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,17 @@ REDUCTIONS: Final[dict[str, Callable[..., Reduction]]] = {
     "stages": reduce_by_stages,
     "arrival": reduce_by_arrival,
 }
-CELLS: Final = ("majority", "shared", "select")
+#: The full adder of the osu018 library, which logic synthesis does not find by itself.
+LIBRARY_CELL: Final = "FAX1"
+CELLS: Final = ("majority", "shared", "select", LIBRARY_CELL)
 
 
 def build_reduction(
-    m: Module, columns: Sequence[Sequence[Value]], reduction: Reduction, cell: str
+    m: Module,
+    columns: Sequence[Sequence[Value]],
+    reduction: Reduction,
+    cell: str,
+    platform: object = None,
 ) -> list[list[Value]]:
     """Add the statements of a reduction to a module, a vector of adders per level.
 
@@ -176,13 +184,15 @@ def build_reduction(
             if group:
                 operands = [Cat(bits[c.inputs[i]] for c in group) for i in range(size)]
                 name = f"level_{level}_{'full' if size == 3 else 'half'}"
-                total, carry = _adders(m, name, operands, cell)
+                total, carry = _adders(m, name, operands, cell, platform)
                 for i, compressor in enumerate(group):
                     bits[compressor.sum], bits[compressor.carry] = total[i], carry[i]
     return [[bits[number] for number in column] for column in reduction.columns]
 
 
-def _adders(m: Module, name: str, operands: list[Value], cell: str) -> tuple[Signal, Signal]:
+def _adders(
+    m: Module, name: str, operands: list[Value], cell: str, platform: object
+) -> tuple[Signal, Signal]:
     """A vector of independent half or full adders."""
     width = len(operands[0])
     vectors = []
@@ -195,13 +205,20 @@ def _adders(m: Module, name: str, operands: list[Value], cell: str) -> tuple[Sig
         x, y = vectors
         m.d.comb += [total.eq(x ^ y), carry.eq(x & y)]
         return total, carry
+    if cell == LIBRARY_CELL and platform is not BEHAVIOURAL:
+        for i in range(width):
+            ports = {f"i_{pin}": v[i] for pin, v in zip("ABC", vectors, strict=True)}
+            m.submodules[f"{name}_{i}"] = Instance(
+                LIBRARY_CELL, o_YS=total[i], o_YC=carry[i], **ports
+            )
+        return total, carry
     x, y, z = vectors
     half = Signal(width, name=f"{name}_half_sum")
     m.d.comb += [half.eq(x ^ y), total.eq(half ^ z)]
     if cell == "majority":
         m.d.comb += carry.eq(x & y | x & z | y & z)
-    elif cell == "shared":
-        m.d.comb += carry.eq(x & y | half & z)
-    else:
+    elif cell == "select":
         m.d.comb += carry.eq(half & z | ~half & x)
+    else:
+        m.d.comb += carry.eq(x & y | half & z)
     return total, carry

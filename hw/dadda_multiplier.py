@@ -66,6 +66,6 @@ class DaddaMultiplier(Multiplier):
         heights = [len(column) for column in columns]
         options = {"ripple": self.ripple} if self.reduction == "arrival" else {}
         reduction = REDUCTIONS[self.reduction](heights, **options)
-        left = build_reduction(m, columns, reduction, self.cell)
+        left = build_reduction(m, columns, reduction, self.cell, platform)
         m.d.comb += self.product.eq(add_columns(m, left, self.adder))
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -84,8 +84,11 @@ class MultiplyAccumulate(wiring.Component):
         found = _delay(m, "product", found, self.product_stages)
         magnitude, (sign, first, valid) = found[:-3], found[-3:]
         following = self._following(m, magnitude, sign, first)
+        # No reset: the first valid product says where a sum starts.
+        register = Signal(len(self.accumulator), name="accumulator_register", reset_less=True)
         with m.If(valid):
-            m.d.sync += self.accumulator.eq(following)
+            m.d.sync += register.eq(following)
+        m.d.comb += self.accumulator.eq(register)
         return m
 
     def _following(self, m: Module, magnitude: Signal, sign: Signal, first: Signal) -> Signal:
@@ -103,15 +106,30 @@ class MultiplyAccumulate(wiring.Component):
                 following.eq(chain.sum),
             ]
             return following
-        # Minus p is the complement of p plus one: both enter through the sign.
+        # Minus p is the complement of p plus one: both enter through the sign. Above the product
+        # the accumulator then only counts: up on a carry of a plus, down on no carry of a minus.
+        low = len(magnitude)
         kept = Signal(width)
-        addend = Signal(width)
+        added = Signal(low + 2)
+        carry = Signal()
         m.d.comb += [
             kept.eq(Mux(first, 0, self.accumulator)),
-            addend.eq(magnitude ^ sign.replicate(width)),
-            following.eq(Cat(Const(1, 1), kept) + Cat(sign, addend) >> 1),
+            added.eq(Cat(sign, magnitude ^ sign.replicate(low)) + Cat(sign, kept[:low])),
+            carry.eq(added[low + 1] ^ sign),
+            following.eq(Cat(added[1 : low + 1], _count(m, kept[low:], sign, carry))),
         ]
         return following
+
+
+def _count(m: Module, kept: Value, down: Signal, carry: Signal) -> Value:
+    """``kept`` plus or minus the carry."""
+    flipped = Signal(len(kept))
+    counted = Signal(len(kept))
+    m.d.comb += [
+        flipped.eq(kept ^ down.replicate(len(kept))),
+        counted.eq(flipped + carry),
+    ]
+    return counted ^ down.replicate(len(kept))
 
 
 def _delay(m: Module, name: str, value: Signal, stages: int) -> Signal:

@@ -1,4 +1,4 @@
-"""The multiplier socket: one signature, three components behind it, and the table behind ``auto``."""
+"""The multiplier socket, the three components that fit it, and the table behind ``auto``."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
         return ArrayMultiplier(width)
     if name == "dadda":
         return DaddaMultiplier(width, **entry["dadda"])
-    return ChainMultiplier(width, target=target)
+    return ChainMultiplier(width, target=target, **entry["chain"])
 
 
 def table_entry(target: str, width: int) -> Mapping[str, Any]:
-    """The table's row: the choice under ``auto`` and Dadda's measured best parameters."""
+    """The table's row: the choice under ``auto``, the measured best parameters of each."""
     check_target(target)
     check_width(width)
     return _table()[target][str(width)]
