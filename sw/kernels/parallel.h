@@ -1,0 +1,39 @@
+// Ranges of work on std::thread, in the rounding mode that the proofs assume.
+#pragma once
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+// Round to nearest even with subnormals kept, whatever the host process has set; restored at the end.
+class IeeeMode {
+#if defined(__SSE2__)
+    unsigned saved_ = _mm_getcsr();
+
+  public:
+    IeeeMode() { _mm_setcsr(0x1f80); }
+    ~IeeeMode() { _mm_setcsr(saved_); }
+#endif
+};
+
+// Calls work(begin, end) on disjoint ranges that cover 0..count, at most `threads` at once and none
+// shorter than `grain` but the last. Bounds fall on multiples of 64 items, a cache line of bytes.
+template <class Work>
+void parallel_ranges(long count, long grain, int threads, Work work) {
+    long parts = std::clamp(count / std::max(grain, 1L), 1L, static_cast<long>(threads));
+    long step = (count + parts - 1) / parts;
+    if (step > 64) step = (step + 63) / 64 * 64;
+    auto run = [&](long part) {
+        IeeeMode mode;
+        long begin = part * step, end = std::min(count, begin + step);
+        if (begin < end) work(begin, end);
+    };
+    std::vector<std::thread> others;
+    for (long part = 1; part < parts; ++part) others.emplace_back(run, part);
+    run(0);
+    for (auto& thread : others) thread.join();
+}
