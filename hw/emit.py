@@ -61,6 +61,9 @@ _CELL_WIDTHS: Final = {
 }
 
 _IDENTIFIER: Final = re.compile(r"\\\S+ |\b[A-Za-z_]\w*")
+_SLICE: Final = re.compile(rf"({_IDENTIFIER.pattern})(?:\[(\d+)(?::(\d+))?\])?")
+#: Header, direction and type.
+_USES_OF_UNREAD_PORT: Final = 3
 
 
 class EmissionError(RuntimeError):
@@ -127,7 +130,9 @@ def emit(component: wiring.Component, module_name: str) -> str:
     verilog = _run_yosys(design, module_name)
     verilog = _order_ports(verilog, list(members))
     verilog = _mark_ignored(verilog, getattr(component, "ignored_inputs", ()))
-    return _name_unread(_split_initial_values(verilog))
+    if _IDENTIFIER.findall(verilog).count(RESET) == _USES_OF_UNREAD_PORT:
+        verilog = _mark_ignored(verilog, (RESET,))  # nothing needs it, but clocked modules have it
+    return _split_unread_bits(_name_unread(_split_initial_values(verilog)))
 
 
 def _members(component: wiring.Component) -> Iterator[tuple[str, wiring.Flow, Value, bool]]:
@@ -235,6 +240,27 @@ def _name_unread(verilog: str) -> str:
     unread = [name for name in driven if name in declared and uses[name] == 2]
     names = {name: f"unused_{number}" for number, name in enumerate(unread)}
     return _IDENTIFIER.sub(lambda found: names.get(found[0], found[0]), verilog)
+
+
+def _split_unread_bits(verilog: str) -> str:
+    """The module with the lowest bits of a sum in a wire of their own if nothing reads them."""
+    reads = re.sub(r"^  (?:wire .*;|assign .*? = )", "", verilog, flags=re.MULTILINE)
+    lowest: dict[str, int] = {}
+    for name, high, low in _SLICE.findall(reads):
+        index = int(low or high or 0)  # without a slice, all bits are read
+        lowest[name] = min(index, lowest.get(name, index))
+    driven = re.findall(r"^  assign (\S+ ?) = ", verilog, re.MULTILINE)
+    for number, name in enumerate(name for name in driven if lowest.get(name, 0)):
+        declaration = re.compile(rf"^  wire \[(\d+):0\] {re.escape(name)};$", re.MULTILINE)
+        found = declaration.search(verilog)
+        if found:
+            low, unread = lowest[name], f"unused_low_{number}"
+            wires = f"  wire [{found[1]}:{low}] {name};\n  wire [{low - 1}:0] {unread};"
+            verilog = verilog.replace(found[0], wires, 1)
+            verilog = verilog.replace(
+                f"\n  assign {name} = ", f"\n  assign {{ {name}, {unread} }} = ", 1
+            )
+    return verilog
 
 
 def _split_initial_values(verilog: str) -> str:
