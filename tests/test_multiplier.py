@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
 
 import pytest
 from amaranth.back import rtlil
 from amaranth.hdl import Fragment
 from amaranth.sim import Simulator
 
+from hw import synthesis
 from hw.adder import ADDERS
 from hw.carry_chain import BEHAVIOURAL, GATED_ACCUMULATE, GATED_SUM, CarryChain
 from hw.chain_multiplier import ChainMultiplier
@@ -140,6 +142,63 @@ def test_the_twin_of_a_carry_chain_follows_the_simulation_model_of_its_primitive
     simulator = Simulator(Fragment.get(chain, BEHAVIOURAL))
     simulator.add_testbench(testbench)
     simulator.run()
+
+
+ICARUS_BENCH = """
+module bench;
+  reg [{top}:0] a = 0, b = 0; wire [{double}:0] product; integer i, wrong = 0;
+  unit dut(.a(a), .b(b), .product(product));
+  initial begin
+    for (i = 0; i < {count}; i = i + 1) begin
+      if ({exhaustive}) {{a, b}} = i; else begin a = $random; b = $random; end
+      #1 if (product !== a * b) begin
+        wrong = wrong + 1; if (wrong < 5) $display("a=%h b=%h got=%h", a, b, product); end
+    end
+    $display("%0d checked, %0d wrong", i, wrong);
+  end
+endmodule
+"""
+
+
+@pytest.mark.parametrize("width", [3, 5, 8, 15])
+def test_the_ecp5_netlist_gives_the_product_on_the_cells_that_yosys_ships(width, tmp_path):
+    """Synthesised for ECP5, on yosys' own models: every pair up to 8 bits, else 2,000 of them."""
+    text = rtlil.convert(make_multiplier("chain", width, "ecp5"), name="unit", emit_src=False)
+    (tmp_path / "unit.il").write_text(text)
+    synthesis.run_passes(
+        [
+            f"read_rtlil {tmp_path}/unit.il",
+            "synth_ecp5 -nodsp -top unit",
+            f"write_verilog -noattr {tmp_path}/netlist.v",
+        ]
+    )
+    exhaustive = width <= 8
+    bench = ICARUS_BENCH.format(
+        top=width - 1,
+        double=2 * width - 1,
+        count=1 << 2 * width if exhaustive else 2_000,
+        exhaustive=int(exhaustive),
+    )
+    (tmp_path / "bench.v").write_text(bench)
+    assert "CCU2C" in (tmp_path / "netlist.v").read_text()
+    synthesis.run_passes(  # the models' bodies in place of the cells
+        [
+            "read_verilog -D NO_INCLUDES +/ecp5/cells_sim.v",
+            "setattr -mod -unset whitebox -unset lib_whitebox -unset abc9_box =*",
+            f"read_verilog {tmp_path}/netlist.v",
+            "hierarchy -check -top unit",
+            "proc",
+            "flatten",
+            "opt_clean",
+            f"write_verilog -noattr {tmp_path}/gates.v",
+        ]
+    )
+    program = tmp_path / "bench.vvp"
+    command = ["iverilog", "-g2012", "-s", "bench", "-o", program]
+    subprocess.run([*command, tmp_path / "bench.v", tmp_path / "gates.v"], check=True)
+    log = subprocess.run(["vvp", program], check=True, capture_output=True, text=True).stdout
+    count = 1 << 2 * width if exhaustive else 2_000
+    assert log.splitlines()[-1] == f"{count} checked, 0 wrong", log
 
 
 def test_primitives_stand_in_the_forms_of_their_target_only():
