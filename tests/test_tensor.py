@@ -48,7 +48,7 @@ def binary32_corners() -> np.ndarray:
     noise = bits.view(np.float32)
     small = np.random.default_rng(2).normal(size=500).astype(np.float32)
     ends = np.array([0, 1e-45, 1.1754944e-38, 3.4028235e38, np.inf], np.float32)
-    values = np.concatenate([*near, noise[~np.isnan(noise)], small, ends])
+    values = np.concatenate([near, noise[~np.isnan(noise)], small, ends])
     return np.concatenate([values, -values])
 
 
