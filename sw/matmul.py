@@ -97,12 +97,19 @@ def matmul(
             words = _drain(multiply(left, right, a_format, b_format), how, bias, rows, columns)
         return like(a, words)
     blocks = -(-left.shape[-1] // _check_block(block))
+    if not blocks:
+        raise ValueError("K must be at least 1 with block scales, not 0")
     rows = _block_parts("row_shift", row_shift, (left.shape[-2], blocks), -1, left.device)
     columns = _block_parts("column_shift", column_shift, (blocks, right.shape[-1]), -2, left.device)
-    sums = multiply_blocks(left, right, a_format, b_format, block, rows, columns)
     if exact:
-        return sums
-    return like(a, _drain(sums, how, bias))
+        return multiply_blocks(left, right, a_format, b_format, block, rows, columns)
+    words = matmul_native.multiply_drain(
+        left, right, how, rows.amax(-1), columns.amax(-2), bias, (block, *_lifts(rows, columns))
+    )
+    if words is None:
+        sums = multiply_blocks(left, right, a_format, b_format, block, rows, columns)
+        words = _drain(sums, how, bias)
+    return like(a, words)
 
 
 def multiply(a: torch.Tensor, b: torch.Tensor, a_format: SFx, b_format: SFx) -> torch.Tensor:
@@ -146,7 +153,7 @@ def multiply_blocks(
 ) -> BlockAccumulator:
     """Block sums aligned to the largest part of each row and column, and added exactly."""
     rows, columns = row_shift.amax(-1), column_shift.amax(-2)
-    row_lift, column_lift = rows[..., None] - row_shift, columns[..., None, :] - column_shift
+    row_lift, column_lift = _lifts(row_shift, column_shift)
     mask = (1 << LIMB_BITS) - 1
     sums = matmul_native.multiply_blocks(a, b, a_format, b_format, block, row_lift, column_lift)
     if sums is not None:
@@ -165,6 +172,14 @@ def multiply_blocks(
         high = high + (((sums >> LIMB_BITS) << lift) + (part >> LIMB_BITS))
         low = low + (part & mask)
     return BlockAccumulator(high + (low >> LIMB_BITS), low & mask, rows, columns)
+
+
+def _lifts(
+    row_shift: torch.Tensor, column_shift: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far each block's sum is shifted left to the units of its row's and column's largest."""
+    rows = row_shift.amax(-1, keepdim=True) - row_shift
+    return rows, column_shift.amax(-2, keepdim=True) - column_shift
 
 
 def _drain(

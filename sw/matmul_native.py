@@ -119,10 +119,20 @@ def multiply_drain(
     row_shift: torch.Tensor,
     column_shift: torch.Tensor,
     bias: Array | None,
+    lifts: tuple[int, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor | None:
-    """Words of ``how.output`` for ``a @ b``, drained as each tile is done."""
+    """Words of ``how.output`` for ``a @ b``, drained as each tile is done.
+
+    Parameters
+    ----------
+    lifts : (block, row_lift, column_lift), optional
+        As for :func:`multiply_blocks`; the shifts are then the largest parts.
+    """
     library = _library(a, b)
-    if library is None or _sum_bits(a, how.a_format, how.b_format) >= _DRAIN_BITS:
+    if library is None:
+        return None
+    lift = 0 if lifts is None else int(lifts[1].max()) + int(lifts[2].max())
+    if _sum_bits(a, how.a_format, how.b_format) + lift >= _DRAIN_BITS:
         return None
     rows, columns = a.shape[-2], b.shape[-1]
     biases = how.scale_bias(bias, a.device).double()
@@ -132,7 +142,8 @@ def multiply_drain(
         _lanes("bias", biases, columns),
         how,
     )
-    return _run(library, a, b, how.a_format, how.b_format, word_dtype(how.output), scales=scales)
+    dtype = word_dtype(how.output)
+    return _run(library, a, b, how.a_format, how.b_format, dtype, scales=scales, lifts=lifts)
 
 
 def _library(a: torch.Tensor, b: torch.Tensor) -> ctypes.CDLL | None:
@@ -167,10 +178,10 @@ def _run(
 ) -> torch.Tensor | None:
     """Run the kernel on every matrix of the batch."""
     per_row: list[torch.Tensor] = []
+    if lifts is not None:
+        per_row += [part.to(torch.int32) for part in lifts[1:]]
     if scales is not None:
-        per_row = [scales.rows[..., None], scales.columns[..., None], scales.biases[..., None]]
-    elif lifts is not None:
-        per_row = [part.to(torch.int32) for part in lifts[1:]]
+        per_row += [scales.rows[..., None], scales.columns[..., None], scales.biases[..., None]]
     shapes = [tensor.shape[:-2] for tensor in (a, b, *per_row)]
     batch = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     out = torch.empty((*batch, a.shape[-2], b.shape[-1]), dtype=dtype)
@@ -178,22 +189,24 @@ def _run(
     results = out.view(-1, *out.shape[-2:])
     for index in range(math.prod(batch)):
         # The kernel reads 16-bit words; the strides of a transposed matrix stay.
-        left, right = (t[index].to(torch.uint16) for t in flat[:2])
+        left, right = (_as_16_bits(t[index]) for t in flat[:2])
         vectors = [t[index].contiguous() for t in flat[2:]]
         arguments = _arguments(left, right, results[index], a_format, b_format)
-        if scales is not None:
-            _set_drain(arguments, vectors, scales.how)
-        elif lifts is not None:
+        if lifts is not None:
             arguments.block_length = lifts[0]
-            arguments.row_lift, arguments.column_lift = (v.data_ptr() for v in vectors)
+            arguments.row_lift, arguments.column_lift = (v.data_ptr() for v in vectors[:2])
+        if scales is not None:
+            _set_drain(arguments, vectors[-3:], scales.how)
         status = library.matmul_words(ctypes.byref(arguments))
-        if status == 3:
-            return None
         if status:
             check_words("a", a, a_format)
             check_words("b", b, b_format)
             refuse_words("a and b", status, a_format)  # unreachable while the kernel is right
     return out
+
+
+def _as_16_bits(words: torch.Tensor) -> torch.Tensor:
+    return words if words.dtype == torch.uint16 else words.to(torch.int16)
 
 
 def _arguments(

@@ -331,6 +331,7 @@ def test_bad_products_are_refused_before_they_run(path):
             ((a, b), dict(column_shift=-129), "column_shift must be -128 to 127, not -129"),
             ((a, b), dict(block=32, row_shift=blocks), "row_shift must lie at most 15 apart"),
             ((a, b), dict(block=16, row_shift=blocks), "row_shift must have shape"),
+            ((a[:, :0], b[:0]), dict(block=32), "K must be at least 1 with block scales, not 0"),
             ((a, b), dict(output="words"), "output must be a format or 'exact'"),
             ((a, b), dict(activation="tanh"), "activation must be one of linear, relu"),
             ((a, b), dict(b_format=SFx(7, unity=False)), "must have the same unity"),

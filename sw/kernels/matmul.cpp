@@ -13,7 +13,7 @@ constexpr long kBlockRows = 96;       // rows of a whose panels stay in the seco
 constexpr long kPanelGroup = 8;       // column panels that are drained together
 constexpr long kBlockColumns = 4096;  // columns of b packed at a time
 
-enum Status { kDone = 0, kBadA = 1, kBadB = 2, kTooManyExtras = 3 };
+enum Status { kDone = 0, kBadA = 1, kBadB = 2 };
 
 // Mirrors sw.matmul_native.Arguments.
 struct Arguments {
@@ -164,7 +164,6 @@ class Product {
             overflow = find_overflow(arguments_.wide == 1 ? arguments_.a : arguments_.b,
                                      arguments_.threads);
         plan_ = make_plan(arguments_.a.terms, std::max<long>(arguments_.block_length, 1), overflow);
-        if (2 * plan_.extras > arguments_.a.terms) return kTooManyExtras;
         long rows = arguments_.a.lanes, threads = arguments_.threads;
         long row_panels = (rows + kRows - 1) / kRows;
         long blocks = (rows + kBlockRows - 1) / kBlockRows;  // as many for each thread

@@ -31,7 +31,7 @@ struct Block {
 struct Plan {
     std::vector<Block> blocks;
     std::vector<std::int8_t> negated;  // per term; empty if none
-    long pairs = 0, extras = 0;
+    long pairs = 0;
 };
 
 inline void add_flags(std::int8_t* __restrict flags, const std::uint16_t* words, long stride,
@@ -84,7 +84,6 @@ inline Plan make_plan(long terms, long block_length, const std::vector<std::int8
         long entries = block.length + static_cast<long>(block.extras.size());
         block.pairs = (entries + 1) / 2;
         plan.pairs += block.pairs;
-        plan.extras += static_cast<long>(block.extras.size());
         plan.blocks.push_back(std::move(block));
     }
     return plan;
