@@ -20,8 +20,9 @@ from hw.tops import TOPS, Options, build_top
 from sw.format import ROUNDINGS
 
 _DEFAULTS: Final = Options()
-#: Options that describe the format: accepted by every top, words or not.
-_FORMAT_OPTIONS: Final = ("bits", "unity")
+#: Options that every top accepts, so that one line of options serves them all; where one makes no
+#: difference, a note says so.
+_COMMON_OPTIONS: Final = ("bits", "columns", "multiplier", "rounding", "rows", "target", "unity")
 _EXAMPLES: Final = """\
 examples:
   python -m hw.build                                every top at SF8, into build/
@@ -32,7 +33,8 @@ examples:
 
 Each top becomes TOP.v and a manifest TOP.json with its parameters, ports and latency. The module
 is called like the top, with _ for -. Only --target ecp5 and ice40 may use primitives of a vendor.
---bits and --no-unity are accepted by every top, any other option by those that depend on it.
+--bits, --no-unity, --rounding, --multiplier, --target, --rows and --columns are accepted by every
+top, with a note where one makes no difference; any other option by those tops that depend on it.
 Mistakes end with exit status 2 and leave DIR as it was.
 """
 
@@ -173,13 +175,17 @@ def _flag(option: str) -> str:
 
 
 def _check_options_apply(names: Sequence[str], given: Mapping[str, Any]) -> None:
-    for option in sorted(given.keys() - set(_FORMAT_OPTIONS)):
-        if not any(option in TOPS[name].options for name in names):
-            where = names[0] if len(names) == 1 else "any top"
-            takes = sorted(
-                {_flag(o) for name in names for o in (*_FORMAT_OPTIONS, *TOPS[name].options)}
-            )
-            _fail(f"{_flag(option)} does not apply to {where}, which takes {', '.join(takes)}")
+    where = names[0] if len(names) == 1 else "any top"
+    takes = {option for name in names for option in TOPS[name].options}
+    for option in sorted(given.keys() - takes):
+        if option not in _COMMON_OPTIONS:
+            flags = ", ".join(sorted(_flag(o) for o in takes.union(_COMMON_OPTIONS)))
+            _fail(f"{_flag(option)} does not apply to {where}, which takes {flags}")
+    ignored = [_flag(option) for option in sorted(given.keys() - takes)]
+    if ignored:
+        print(
+            f"hw.build: note: {', '.join(ignored)} makes no difference to {where}", file=sys.stderr
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -228,11 +228,10 @@ def test_published_names_and_widths_of_ports_hold() -> None:
         ("fma --rounding up", "rounding must be one of nearest, truncate, not 'up'"),
         ("fma --multiplier wallace", "multiplier must be one of array, dadda, chain, auto, not"),
         ("fma --target asic", "target must be one of generic, ecp5, ice40, osu018, not 'asic'"),
-        ("multiplier --rounding nearest", "--rounding does not apply to multiplier, which takes"),
+        ("multiplier --depth 4", "--depth does not apply to multiplier, which takes --bits, "),
         ("drain --output-bits 20", "output_bits must be 3 to 16, not 20"),
         ("drain --max-terms 1", "max_terms must be 2 to 4294967296, not 1"),
         ("shift-register --rows 0", "rows must be 1 to 256, not 0"),
-        ("--columns 4", "--columns does not apply to any top, which takes"),
     ],
 )
 def test_mistakes_end_with_one_sentence_and_nothing_written(
@@ -247,6 +246,19 @@ def test_mistakes_end_with_one_sentence_and_nothing_written(
     assert captured.err.count("\n") == 1
     assert not captured.out
     assert not directory.exists()
+
+
+def test_one_line_of_options_serves_every_top_with_a_note_where_one_is_idle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        ["activation", "--bits", "4", "--rows", "4", "--rounding", "truncate", "-o", str(tmp_path)]
+    )
+    captured = capsys.readouterr()
+    assert captured.err == "hw.build: note: --rounding, --rows makes no difference to activation\n"
+    assert len(captured.out.splitlines()) == 2
+    main(["shift-register", "--rows", "4", "-o", str(tmp_path)])
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("blocked", ["file", "file/below"])
