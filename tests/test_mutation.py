@@ -1,0 +1,96 @@
+"""The tests notice when a unit is broken: mutants of every unit must die."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sim import mutate
+from sim.mutate import REQUIRED, choose, mutations, run_all, select_cases, summarize
+from sim.units import UNITS
+
+SOURCE = """\
+module original(a, o);
+  input [3:0] a;
+  output o;
+  assign o = a[1] & ~a[2];
+  assign p = s ? 4'h3 : a + 4'h1;
+  always @(posedge clk)
+    if (enable) q <= a;
+endmodule
+"""
+
+
+def lines(result) -> str:
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def application():
+    import typer
+
+    app = typer.Typer()
+    app.command()(mutate.main)
+    return app
+
+
+def test_mutations_change_operators_constants_selects_and_conditions_but_no_declarations() -> None:
+    found = mutations(SOURCE)
+    assert {m.line for m in found} == {4, 5, 7}
+    after = {m.after.strip() for m in found}
+    assert {
+        "assign o = a[1] | ~a[2];", "assign o = a[1] & a[2];", "assign o = a[0] & ~a[2];",
+        "assign p = !s ? 4'h3 : a + 4'h1;", "assign p = s ? 4'h2 : a + 4'h1;",
+        "assign p = s ? 4'h3 : a - 4'h1;", "if (!(enable)) q <= a;", "if (1'h1) q <= a;",
+    } <= after
+    assert all(m.after != m.before for m in found)
+
+
+def test_the_same_seed_chooses_the_same_mutants() -> None:
+    from random import Random
+
+    assert choose(SOURCE, 6, Random(1)) == choose(SOURCE, 6, Random(1))
+    assert choose(SOURCE, 6, Random(1)) != choose(SOURCE, 6, Random(2))
+
+
+def test_a_sample_of_mutants_dies() -> None:
+    cases = select_cases(["fma", "operand-hold", "fma-stream"], [4], 1)
+    outcomes = run_all(cases, 8, 1, 1)
+    summary = summarize(outcomes)
+    survivors = [f"{o.case}: {o.mutation}: {o.reason}" for o in outcomes if o.verdict == "survived"]
+    assert summary["killed"] >= 12
+    assert len(survivors) <= 2, "\n".join(survivors)
+
+
+@pytest.mark.slow
+def test_at_least_95_percent_of_all_mutants_die() -> None:
+    outcomes = run_all(select_cases(list(UNITS), [5, 8], mutate.DEFAULT_SEED), 15, 1, 2)
+    survivors = [f"{o.case}: {o.mutation}: {o.reason}" for o in outcomes if o.verdict == "survived"]
+    assert summarize(outcomes)["rate"] >= REQUIRED, "\n".join(survivors)
+    assert all(any(o.case.startswith(unit) for o in outcomes) for unit in UNITS)
+
+
+def test_report_lists_every_mutant_and_status_says_whether_the_rate_is_met(tmp_path: Path) -> None:
+    report = tmp_path / "mutants.json"
+    arguments = ["zero-detector", "--bits", "5", "--count", "4", "--report", str(report)]
+    result = CliRunner().invoke(application(), arguments)
+    data = json.loads(report.read_text())
+    assert result.exit_code == (0 if data["rate"] >= REQUIRED else 1)
+    assert len(data["outcomes"]) == 4
+    assert list(tmp_path.iterdir()) == [report]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch"], "unit must be one of multiplier"),
+        (["fma", "--bits", "17"], "bits must be 3 to 16, not 17"),
+        (["fma", "--report", "/nosuch/r.json"], "report must be in a writable directory"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_and_status_2(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(application(), arguments)
+    assert result.exit_code == 2
+    assert message in lines(result)
