@@ -94,7 +94,7 @@ def plan_of(cases: Sequence[Case], limit: int, seed: int = DEFAULT_SEED) -> Plan
     first = cases[0]
     if first.streams is not None:
         lanes = [
-            _stream_lane(case, layout, limit, seed, STALLS[number % len(STALLS)])
+            _stream_lane(case, layout, limit, seed, STALLS[(number + 1) % len(STALLS)])
             for number, (case, layout) in enumerate(pairs)
         ]
         return Plan(tuple(lanes), True, seed)

@@ -74,7 +74,7 @@ def test_at_least_95_percent_of_all_mutants_die() -> None:
 
 def test_report_lists_every_mutant_and_status_says_whether_the_rate_is_met(tmp_path: Path) -> None:
     report = tmp_path / "mutants.json"
-    arguments = ["zero-detector", "--bits", "5", "--count", "4", "--report", str(report)]
+    arguments = ["activation", "--bits", "5", "--count", "4", "--report", str(report)]
     result = CliRunner().invoke(application(), arguments)
     data = json.loads(report.read_text())
     assert result.exit_code == (0 if data["rate"] >= REQUIRED else 1)
