@@ -82,9 +82,7 @@ class Lanes(wiring.Component):
         return m
 
 
-def wrap(
-    modules: Iterable[str], layout: Layout, *, clocked: bool, name: str = HARNESS
-) -> str:
+def wrap(modules: Iterable[str], layout: Layout, *, clocked: bool, name: str = HARNESS) -> str:
     """A Verilog harness like :class:`Lanes` around modules that share one layout.
 
     Parameters

@@ -39,8 +39,23 @@ LIMIT: Final = 1500
 PATIENCE: Final = (120.0, 20.0)
 
 _SWAPS: Final = {
-    "&": "|", "|": "&", "^": "&", "+": "-", "-": "+", "==": "!=", "!=": "==", "<": ">=", ">=": "<",
-    ">": "<=", "<=": ">", ">>": "<<", "<<": ">>", "&&": "||", "||": "&&", ">>>": "<<", "*": "+",
+    "&": "|",
+    "|": "&",
+    "^": "&",
+    "+": "-",
+    "-": "+",
+    "==": "!=",
+    "!=": "==",
+    "<": ">=",
+    ">=": "<",
+    ">": "<=",
+    "<=": ">",
+    ">>": "<<",
+    "<<": ">>",
+    "&&": "||",
+    "||": "&&",
+    ">>>": "<<",
+    "*": "+",
 }
 _BINARY: Final = re.compile(r" (&&|\|\||==|!=|>>>|>>|<<|<=|>=|[&|^+\-<>*]) ")
 _UNARY: Final = re.compile(r"(?<=[ (\[{,])([~!&|])(?=[\w(\\{])")
@@ -204,7 +219,9 @@ def _run(case: Case, text: str, valid: Sequence[Mutation], plan: Plan) -> list[s
     harness = wrap(["original", *names], layout, clocked=case.clocked)
     try:
         board = compare(
-            "\n".join([text, *modules, harness]), plan.repeat(1 + len(names)), "icarus",
+            "\n".join([text, *modules, harness]),
+            plan.repeat(1 + len(names)),
+            "icarus",
             timeout=PATIENCE[0],
         )
     except SimulationFailed:
@@ -327,7 +344,9 @@ def _print(console: Console, outcomes: Sequence[Outcome], summary: dict[str, obj
         if outcome.verdict in ("survived", "equivalent"):
             console.print(
                 f"{outcome.verdict}: {outcome.case}: {outcome.mutation}: {outcome.reason}",
-                markup=False, highlight=False, soft_wrap=True,
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
     console.print(
         f"{summary['killed']} killed, {summary['survived']} survived, {summary['equivalent']} "

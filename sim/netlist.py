@@ -32,8 +32,18 @@ GATES: Final[Mapping[str, tuple[str, str]]] = {
 
 #: Yosys' passes from Verilog to gates and plain flip-flops. ``hierarchy`` comes before ``flatten``.
 PASSES: Final = (
-    "proc", "flatten", "opt_expr", "opt_clean", "techmap", "opt -full", "simplemap", "opt -full",
-    "dffunmap", "simplemap", "opt_expr", "opt_clean -purge",
+    "proc",
+    "flatten",
+    "opt_expr",
+    "opt_clean",
+    "techmap",
+    "opt -full",
+    "simplemap",
+    "opt -full",
+    "dffunmap",
+    "simplemap",
+    "opt_expr",
+    "opt_clean -purge",
 )
 #: Additional passes that shrink logic without registers, for evaluation at speed.
 SHRINK: Final = ("abc -g AND,XOR,OR", "opt_clean -purge")
@@ -101,7 +111,8 @@ class Netlist:
         Without this check a proof about an output that is not there would hold.
         """
         for kind, wanted, found in (
-            ("inputs", inputs, self.inputs), ("outputs", outputs, self.outputs)
+            ("inputs", inputs, self.inputs),
+            ("outputs", outputs, self.outputs),
         ):
             widths = {name: len(bits) for name, bits in found.items()}
             if widths != dict(wanted):

@@ -175,7 +175,9 @@ def rows_of(plan: Plan) -> Rows:
         used = (1 << sum(field.width for field in lane.layout.outputs)) - 1
         mask = _to_bytes(lane.mask or [used] * count, size)
         pieces = (
-            _to_bytes(lane.inputs, lane.layout.input_bytes), _to_bytes(lane.expected, size), mask
+            _to_bytes(lane.inputs, lane.layout.input_bytes),
+            _to_bytes(lane.expected, size),
+            mask,
         )
         for column, piece in zip(columns, pieces, strict=True):
             last = np.zeros_like(piece[-1:]) if piece is mask else piece[-1:]

@@ -42,7 +42,10 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / "build" / "sim"
 #: Objects of Verilator's and cocotb's run time, the same for every design.
 RUNTIME_OBJECTS: Final = (
-    "verilated.o", "verilated_dpi.o", "verilated_threads.o", "verilated_vpi.o"
+    "verilated.o",
+    "verilated_dpi.o",
+    "verilated_threads.o",
+    "verilated_vpi.o",
 )
 #: Runs cocotb's tests in a process of their own, which can be ended as a whole.
 _RUN_TESTS: Final = """

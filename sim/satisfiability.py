@@ -77,9 +77,7 @@ class Terms:
         """Implication."""
         return self.of(Kind.IMPLIES, a, b)
 
-    def counterexample(
-        self, claim: Term, variables: Mapping[str, Term]
-    ) -> Counterexample | None:
+    def counterexample(self, claim: Term, variables: Mapping[str, Term]) -> Counterexample | None:
         """Values for which the claim does not hold."""
         options = bitwuzla.Options()
         options.set(bitwuzla.Option.PRODUCE_MODELS, True)
@@ -326,9 +324,7 @@ class FusedMultiplyAddProof:
         """
         t = self.terms
         reached, ones = self._saturates(), self._all_ones(self.output)
-        sign = t.same(
-            self._negative(self.output), t.of(Kind.BV_SLT, self.exact, self._number(0))
-        )
+        sign = t.same(self._negative(self.output), t.of(Kind.BV_SLT, self.exact, self._number(0)))
         claim = t.implies(reached, t.all(ones, sign))
         if self.unity or self.rounding == "truncate":
             claim = t.all(claim, t.implies(ones, reached))
@@ -350,9 +346,7 @@ class FusedMultiplyAddProof:
         }
         other = self._run(flipped)
         zero = t.value(0, self.bits)
-        negated = t.choose(
-            t.same(self.output, zero), zero, t.of(Kind.BV_XOR, self.output, sign)
-        )
+        negated = t.choose(t.same(self.output, zero), zero, t.of(Kind.BV_XOR, self.output, sign))
         return self._prove(t.same(other, negated), flipped=other)
 
     def find_broken_identity(self) -> Counterexample | None:

@@ -59,9 +59,7 @@ class Scoreboard:
     cycles: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
 
-    def record(
-        self, lane: int, label: str, step: int, inputs: str, got: str, want: str
-    ) -> bool:
+    def record(self, lane: int, label: str, step: int, inputs: str, got: str, want: str) -> bool:
         """Note a difference; True once the lane has as many as are kept."""
         self.mismatches.append(Mismatch(lane, label, step, inputs, got, want))
         return sum(m.lane == lane for m in self.mismatches) >= KEPT

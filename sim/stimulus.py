@@ -111,8 +111,18 @@ def float_operand(name: str, width: int) -> Operand:
     one = ((1 << (exponent - 1)) - 1) << mantissa
     infinity = ((1 << exponent) - 1) << mantissa
     positive = {
-        0, 1, (1 << mantissa) - 1, 1 << mantissa, one - 1, one, one + 1, infinity - 1, infinity,
-        infinity + 1, infinity | 1 << (mantissa - 1), (1 << (width - 1)) - 1,
+        0,
+        1,
+        (1 << mantissa) - 1,
+        1 << mantissa,
+        one - 1,
+        one,
+        one + 1,
+        infinity - 1,
+        infinity,
+        infinity + 1,
+        infinity | 1 << (mantissa - 1),
+        (1 << (width - 1)) - 1,
     }
     sign = 1 << (width - 1)
     return Operand(name, width, tuple(sorted(positive | {value | sign for value in positive})))

@@ -91,9 +91,7 @@ def _encode(format: SFx, rounding: Rounding, places: int) -> Callable[[int, int]
     return function
 
 
-def _near_words(
-    format: SFx, places: int, width: int
-) -> Callable[[Random], tuple[int, int]]:
+def _near_words(format: SFx, places: int, width: int) -> Callable[[Random], tuple[int, int]]:
     """Magnitudes on words, on the middles between and one off."""
 
     def draw(random: Random) -> tuple[int, int]:
@@ -191,9 +189,7 @@ def drain(bits: Sequence[int] = ALL_BITS) -> Iterator[Case]:
 def _drain_case(format: SFx, rounding: Rounding, output: SFx, bias_format: SFx) -> Case:
     width = format.accumulator_bits()
 
-    def function(
-        accumulator: int, row: int, column: int, bias: int, select: int
-    ) -> dict[str, int]:
+    def function(accumulator: int, row: int, column: int, bias: int, select: int) -> dict[str, int]:
         word = format.drain(
             signed(accumulator, width),
             row_shift=signed(row, SHIFT_BITS),

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from sw import native
@@ -206,7 +207,10 @@ def _run(
 
 
 def _as_16_bits(words: torch.Tensor) -> torch.Tensor:
-    return words if words.dtype == torch.uint16 else words.to(torch.int16)
+    if words.dtype == torch.uint16:
+        return words
+    # numpy, on this thread: for so little work torch would wake all of its threads
+    return torch.from_numpy(words.numpy().astype(np.int16))
 
 
 def _arguments(
@@ -215,8 +219,9 @@ def _arguments(
     """The mode: operands as they are, or those of b in two 8-bit digits.
 
     int32 sums of n terms are exact while ``n * bound < 2**31``, with ``bound`` the largest product:
-    ``2**(Fa + Fb)``, or ``2**(Fa + 7)`` with digits of magnitude at most 128. An SF16 operand under
-    unity is the wide one, see ``kernels/pack.h``; digits hold 32768 as it is.
+    ``2**(Fa + Fb)``, or ``2**(Fa + 7)`` with digits of magnitude at most 128. (The kernel takes two
+    terms more per chunk where it finds no 32768 in a.) An SF16 operand under unity is the wide one,
+    see ``kernels/pack.h``; digits hold 32768 as it is.
     """
     product_bits = a_format.fraction_bits + b_format.fraction_bits
     digits = product_bits > _SINGLE_BITS

@@ -31,9 +31,9 @@ KERNELS: Final = Path(__file__).parent / "kernels"
 FLAGS: Final = (
     *("-std=c++20", "-O3", "-march=native"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fPIC", "-pthread", "-Wall", "-Wextra"),
+    *("-fPIC", "-fopenmp", "-Wall", "-Wextra"),
 )
-LINK_FLAGS: Final = ("-shared", "-pthread")
+LINK_FLAGS: Final = ("-shared", "-fopenmp")
 #: Kernels that return how many elements they refuse.
 COUNTING: Final = (
     *("encode_float32_uint8", "encode_float32_uint16"),

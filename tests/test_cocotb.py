@@ -28,8 +28,15 @@ GROUPS = {
     "drain": (("drain",), 256),
     "words": (
         (
-            "encoder", "signed-encoder", "activation", "convert-binary32", "convert-binary16",
-            "to-binary32", "zero-detector", "unity-detector", "cycle-count",
+            "encoder",
+            "signed-encoder",
+            "activation",
+            "convert-binary32",
+            "convert-binary16",
+            "to-binary32",
+            "zero-detector",
+            "unity-detector",
+            "cycle-count",
         ),
         1024,
     ),
@@ -81,9 +88,7 @@ def test_units_equal_the_integer_model_in_amaranth(group: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("unit", [u for u in UNITS if u not in ("shift-register", "operand-hold")])
-def test_units_equal_the_integer_model_on_every_input_of_16_bits(
-    unit: str, simulator: str
-) -> None:
+def test_units_equal_the_integer_model_on_every_input_of_16_bits(unit: str, simulator: str) -> None:
     for cases, limit in _sweeps(unit):
         check(cases, plan_of(cases, limit), simulator)
 
@@ -169,7 +174,11 @@ def test_one_wrong_output_is_reported_with_all_that_is_needed_to_repeat_it(simul
 @pytest.mark.parametrize("defect", ["none", "loses", "changes"])
 def test_a_stream_that_loses_or_changes_words_is_noticed(defect: str, simulator: str) -> None:
     case = Case(
-        "buffer", {}, lambda: Buffer(defect), (Operand("a", 6),), lambda a: {"o": a},
+        "buffer",
+        {},
+        lambda: Buffer(defect),
+        (Operand("a", 6),),
+        lambda a: {"o": a},
         streams=("i", "o"),
     )
     plan = plan_of([case] * 5, 64)

@@ -41,9 +41,14 @@ def test_mutations_change_operators_constants_selects_and_conditions_but_no_decl
     assert {m.line for m in found} == {4, 5, 7}
     after = {m.after.strip() for m in found}
     assert {
-        "assign o = a[1] | ~a[2];", "assign o = a[1] & a[2];", "assign o = a[0] & ~a[2];",
-        "assign p = !s ? 4'h3 : a + 4'h1;", "assign p = s ? 4'h2 : a + 4'h1;",
-        "assign p = s ? 4'h3 : a - 4'h1;", "if (!(enable)) q <= a;", "if (1'h1) q <= a;",
+        "assign o = a[1] | ~a[2];",
+        "assign o = a[1] & a[2];",
+        "assign o = a[0] & ~a[2];",
+        "assign p = !s ? 4'h3 : a + 4'h1;",
+        "assign p = s ? 4'h2 : a + 4'h1;",
+        "assign p = s ? 4'h3 : a - 4'h1;",
+        "if (!(enable)) q <= a;",
+        "if (1'h1) q <= a;",
     } <= after
     assert all(m.after != m.before for m in found)
 

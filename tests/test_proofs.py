@@ -86,9 +86,7 @@ def swapped_gates(netlist: Netlist) -> Iterator[Netlist]:
             changed = Gate(other[gate.kind], gate.inputs, gate.output)
         else:
             continue
-        yield replace(
-            netlist, gates=(*netlist.gates[:place], changed, *netlist.gates[place + 1 :])
-        )
+        yield replace(netlist, gates=(*netlist.gates[:place], changed, *netlist.gates[place + 1 :]))
 
 
 def wrong_by_evaluation(netlist: Netlist, width: int) -> set[tuple[int, int, int]]:
@@ -174,9 +172,7 @@ def test_each_further_property_of_the_fma_can_fail(name: str) -> None:
         "identity": (low, low, sign),
         "monotonic": (c_low, high, sign),
     }[name]
-    proof = FusedMultiplyAddProof(
-        replace(netlist, outputs={"o": broken}), 3, True, "nearest"
-    )
+    proof = FusedMultiplyAddProof(replace(netlist, outputs={"o": broken}), 3, True, "nearest")
     assert proof.properties[name]() is not None
 
 

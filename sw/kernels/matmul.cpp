@@ -9,7 +9,7 @@
 namespace {
 
 constexpr long kPairs = 256;          // terms / 2 of a panel that stay in the first-level cache
-constexpr long kBlockRows = 96;       // rows of a whose panels stay in the second-level cache
+constexpr long kBlockRows = 192;       // rows of a whose panels stay in the second-level cache
 constexpr long kPanelGroup = 8;       // column panels that are drained together
 constexpr long kBlockColumns = 4096;  // columns of b packed at a time
 
@@ -67,6 +67,7 @@ class Product {
     static constexpr int kWidth = kDigits ? kLanes : kColumns;  // columns of the result per panel
     const Arguments& arguments_;
     Plan plan_;
+    long chunk_pairs_;  // pairs of terms that int32 sums exactly
     std::atomic<int> status_{kDone};
     std::unique_ptr<std::uint32_t[]> b_panels_;  // not set to zero first, unlike a vector
 
@@ -89,7 +90,7 @@ class Product {
         alignas(64) std::int32_t sums[kRows * kColumns];
         alignas(64) std::int32_t column_lift[kColumns] = {};
         std::vector<std::int32_t> row_lift(arguments_.row_lift ? panels * kRows : 0);
-        const long most = std::min<long>(kPairs, arguments_.chunk_terms / 2);
+        const long most = std::min(kPairs, chunk_pairs_);
         long blocks = static_cast<long>(plan_.blocks.size());
         for (long at = 0; at < blocks; ++at) {
             const Block& block = plan_.blocks[at];
@@ -156,13 +157,18 @@ class Product {
     }
 
   public:
-    explicit Product(const Arguments& arguments) : arguments_(arguments) {}
+    explicit Product(const Arguments& arguments)
+        : arguments_(arguments), chunk_pairs_(arguments.chunk_terms / 2) {}
 
     int run() {
         std::vector<std::int8_t> overflow;
         if (arguments_.wide)
             overflow = find_overflow(arguments_.wide == 1 ? arguments_.a : arguments_.b,
                                      arguments_.threads);
+        // 512 * 32767 * 128 < 2**31: without any 32768 in a, two terms more than chunk_terms are exact
+        if (kDigits && arguments_.wide == 1 &&
+            std::all_of(overflow.begin(), overflow.end(), [](std::int8_t f) { return f == 0; }))
+            chunk_pairs_ = 256;
         plan_ = make_plan(arguments_.a.terms, std::max<long>(arguments_.block_length, 1), overflow);
         long rows = arguments_.a.lanes, threads = arguments_.threads;
         long row_panels = (rows + kRows - 1) / kRows;

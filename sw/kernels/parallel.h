@@ -1,9 +1,10 @@
-// Ranges of work on std::thread, in the rounding mode that the proofs assume.
+// Ranges of work on OpenMP's threads, in the rounding mode that the proofs assume.
+//
+// torch runs on the same OpenMP library, and loads it first: its threads spin for a while after each
+// of its operations, so threads of our own would have to share the cores with them.
 #pragma once
 
 #include <algorithm>
-#include <thread>
-#include <vector>
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -32,8 +33,6 @@ void parallel_ranges(long count, long grain, int threads, Work work) {
         long begin = part * step, end = std::min(count, begin + step);
         if (begin < end) work(begin, end);
     };
-    std::vector<std::thread> others;
-    for (long part = 1; part < parts; ++part) others.emplace_back(run, part);
-    run(0);
-    for (auto& thread : others) thread.join();
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+    for (long part = 0; part < parts; ++part) run(part);
 }

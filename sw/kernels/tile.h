@@ -40,7 +40,11 @@ inline void store(std::int32_t* at, Vector v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), v);
 }
 inline Vector multiply_add(Vector sum, Vector a, Vector b) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+    Vector term = _mm256_madd_epi16(a, b);
+    // In assembly the sum stays in its register; the compiler would copy it around, and interleave
+    // all rows, which needs more registers than there are.
+    asm volatile("vpaddd %1, %0, %0" : "+v"(sum) : "v"(term));
+    return sum;
 }
 
 #else  // any processor: four lanes that the compiler may vectorise
@@ -74,15 +78,6 @@ inline Vector multiply_add(Vector sum, Vector a, Vector b) {
 
 constexpr int kColumns = 2 * kLanes;
 
-// Stops the compiler from interleaving all rows, which would need more registers than there are.
-inline void keep_in_registers(Vector& left, Vector& right) {
-#if defined(__AVX2__)
-    asm volatile("" : "+v"(left), "+v"(right));
-#else
-    (void)left, (void)right;
-#endif
-}
-
 // Constant indices, by a fold, are what lets the compiler keep the arrays in registers.
 template <int... kRow>
 inline void multiply_rows(const std::uint32_t* a, const std::uint32_t* b, long pairs,
@@ -92,7 +87,6 @@ inline void multiply_rows(const std::uint32_t* a, const std::uint32_t* b, long p
         Vector term = broadcast(pair);
         l = multiply_add(l, term, b0);
         r = multiply_add(r, term, b1);
-        keep_in_registers(l, r);
     };
     for (long p = 0; p < pairs; ++p, a += kRows, b += kColumns) {
         Vector b0 = load(b), b1 = load(b + kLanes);
