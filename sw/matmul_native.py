@@ -27,7 +27,7 @@ _ACCUMULATOR_BITS: Final = 62
 
 
 class _Matrix(ctypes.Structure):
-    """``struct Matrix`` of ``kernels/pack.h``."""
+    """``struct Matrix`` of ``kernels/arguments.h``."""
 
     _fields_ = (
         ("words", ctypes.c_void_p),
@@ -47,7 +47,7 @@ class _Drain(ctypes.Structure):
 
 
 class _Arguments(ctypes.Structure):
-    """``struct Arguments`` of ``kernels/matmul.cpp``."""
+    """``struct Arguments`` of ``kernels/arguments.h``."""
 
     _fields_ = (
         ("a", _Matrix),

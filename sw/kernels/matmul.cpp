@@ -3,32 +3,16 @@
 #include <cstring>
 #include <memory>
 
-#include "drain.h"
+#include "amx.h"
+#include "arguments.h"
 #include "pack.h"
 
 namespace {
 
 constexpr long kPairs = 256;          // terms / 2 of a panel that stay in the first-level cache
-constexpr long kBlockRows = 192;       // rows of a whose panels stay in the second-level cache
+constexpr long kBlockRows = 192;      // rows of a whose panels stay in the second-level cache
 constexpr long kPanelGroup = 8;       // column panels that are drained together
 constexpr long kBlockColumns = 4096;  // columns of b packed at a time
-
-enum Status { kDone = 0, kBadA = 1, kBadB = 2 };
-
-// Mirrors sw.matmul_native.Arguments.
-struct Arguments {
-    Matrix a, b;
-    std::int32_t digits, wide;     // b in two digits; wide operand: 0 none, 1 a, 2 b
-    std::int64_t chunk_terms;      // terms that int32 sums exactly, even
-    std::int64_t block_length;     // terms under one scale; all of them without block scales
-    const std::int32_t* row_lift;  // [M, B], left shift of a block's sum; null without block scales
-    const std::int32_t* column_lift;  // [B, N]
-    std::int32_t out_bytes;           // 8: accumulators; 1 or 2: words
-    void* out;                        // [M, N], contiguous
-    const double *row_scales, *column_scales, *biases;  // [M], [N], [N]
-    Drain drain;
-    std::int32_t threads;
-};
 
 typedef std::int32_t Narrow __attribute__((vector_size(4 * kLanes)));
 typedef std::int64_t Wide __attribute__((vector_size(8 * kLanes)));
@@ -117,24 +101,6 @@ class Product {
         }
     }
 
-    void write(const std::int64_t* accumulators, long row, long column, long width) const {
-        long count = std::min(width, arguments_.b.lanes - column);
-        long at = row * arguments_.b.lanes + column;
-        if (arguments_.out_bytes == 8) {
-            std::copy_n(accumulators, count, static_cast<std::int64_t*>(arguments_.out) + at);
-            return;
-        }
-        auto drain = [&](auto* out) {
-            drain_row(accumulators, count, arguments_.row_scales[row],
-                      arguments_.column_scales + column, arguments_.biases + column,
-                      arguments_.drain, out + at);
-        };
-        if (arguments_.out_bytes == 1)
-            drain(static_cast<std::uint8_t*>(arguments_.out));
-        else
-            drain(static_cast<std::uint16_t*>(arguments_.out));
-    }
-
     // Rows begin..end of the result, for the column panels packed at the moment.
     void multiply_rows(long begin, long end, long first_column, long first_panel, long last_panel) {
         long panels = (end - begin + kRows - 1) / kRows;
@@ -152,7 +118,8 @@ class Product {
                 multiply(a.get(), panels, &b_panels_[p * b_panel_size()], begin,
                          first_column + p * kWidth, &accumulators[(p - j) * kWidth], stride);
             for (long i = begin; i < end; ++i)
-                write(&accumulators[(i - begin) * stride], i, column, (stop - j) * kWidth);
+                write_row(arguments_, &accumulators[(i - begin) * stride], i, column,
+                          (stop - j) * kWidth);
         }
     }
 
@@ -196,5 +163,8 @@ class Product {
 }  // namespace
 
 extern "C" int matmul_words(const Arguments* arguments) {
+#if defined(ATREIDES_AMX)
+    if (AmxProduct::is_faster(*arguments) && amx_is_permitted()) return AmxProduct(*arguments).run();
+#endif
     return arguments->digits ? Product<true>(*arguments).run() : Product<false>(*arguments).run();
 }

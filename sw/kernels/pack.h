@@ -6,19 +6,12 @@
 // In two-digit mode a word of b is 256 * high + low instead, both of 8 bits, in lanes of their own.
 #pragma once
 
-#include <atomic>
 #include <vector>
 
+#include "arguments.h"
 #include "parallel.h"
 #include "tile.h"
 #include "words.h"
-
-struct Matrix {
-    const std::uint16_t* words;
-    std::int32_t bits, unity;
-    std::int64_t lane_stride, term_stride;  // in words; a lane is a row of a, a column of b
-    std::int64_t lanes, terms;
-};
 
 constexpr std::int32_t kOverflow = 32768;
 
