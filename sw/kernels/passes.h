@@ -11,7 +11,7 @@
 #endif
 
 constexpr long kGrain = 1 << 15;        // elements worth a thread of their own
-constexpr long kChunk = 1024;           // elements held in the first-level cache at a time
+constexpr long kChunk = 512;             // elements held in the first-level cache at a time
 constexpr long kStreamBytes = 1 << 23;  // larger results leave the cache anyway: write around it
 
 // Copies a cached buffer to memory without first reading the lines that it overwrites.
@@ -35,9 +35,9 @@ inline void stream_end() {
 }
 
 // The two scales of an exponent: from values to half units, and from operands to values.
-template <class Real>
+template <class AnyScale>
 struct Scales {
-    Scale<Real> up, down;
+    AnyScale up, down;
     Scales(std::int32_t exponent, std::int32_t fraction)
         : up(fraction + 1 - exponent), down(exponent - fraction) {}
 };
@@ -69,11 +69,17 @@ void each_value(Out* out, const Groups& shape, Scan scan, Element element) {
                 const std::int32_t fraction_bits = shape.fraction_bits;
                 Out* __restrict target = out + begin;
                 for (long i = 0; i < stop - begin; ++i)
-                    target[i] = apply(begin + i, Scales<Real>(exponents[begin + i], fraction_bits));
+                    target[i] = apply(begin + i, Scales<Scale<Real>>(exponents[begin + i], fraction_bits));
             } else {
-                const Scales<Real> scales(shape.exponents[group], shape.fraction_bits);
+                const std::int32_t exponent = shape.exponents[group], f = shape.fraction_bits;
                 Out* __restrict target = stream ? buffer : out + begin;
-                for (long i = 0; i < stop - begin; ++i) target[i] = apply(begin + i, scales);
+                auto run = [&](const auto scales) {
+                    for (long i = 0; i < stop - begin; ++i) target[i] = apply(begin + i, scales);
+                };
+                if (NormalScale<Real>::fits(f + 1 - exponent) && NormalScale<Real>::fits(exponent - f))
+                    run(Scales<NormalScale<Real>>(exponent, f));
+                else
+                    run(Scales<Scale<Real>>(exponent, f));
                 if (stream) stream_copy(out + begin, buffer, (stop - begin) * sizeof(Out));
             }
             begin = stop;

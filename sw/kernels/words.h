@@ -35,6 +35,18 @@ struct Scale {
     }
 };
 
+// The same where one factor is a normal number: the compiler leaves out the second product.
+template <class Real>
+struct NormalScale {
+    static constexpr Real second = 1;
+    Real first;
+    explicit NormalScale(std::int32_t exponent) : first(power_of_two(exponent, Real{})) {}
+    static bool fits(std::int32_t exponent) {
+        constexpr std::int32_t limit = sizeof(Real) == 4 ? 126 : 1022;
+        return -limit <= exponent && exponent <= limit;
+    }
+};
+
 inline std::int32_t sign_of(float value) { return std::bit_cast<std::uint32_t>(value) >> 31; }
 inline std::int32_t sign_of(double value) {
     return static_cast<std::int32_t>(std::bit_cast<std::uint64_t>(value) >> 63);
@@ -42,8 +54,8 @@ inline std::int32_t sign_of(double value) {
 
 // |value| in half units, truncated, saturated at `limit` = 2 * max_code: all that rounding needs.
 // Whatever the products lose by underflow lies far below half a unit.
-template <class Real>
-inline std::int32_t half_units(Real value, Scale<Real> scale, Real limit) {
+template <class Real, class AnyScale>
+inline std::int32_t half_units(Real value, AnyScale scale, Real limit) {
     Real scaled = std::fabs(value) * scale.first * scale.second;
     return static_cast<std::int32_t>(scaled < limit ? scaled : limit);
 }
