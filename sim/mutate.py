@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from random import Random
 from typing import Annotated, Final
 
 import typer
+from amaranth.hdl import UnusedElaboratable
 from rich.console import Console
 from rich.progress import Progress
 
@@ -356,4 +358,6 @@ def _print(console: Console, outcomes: Sequence[Outcome], summary: dict[str, obj
 
 
 if __name__ == "__main__":
+    # Units are also made to read their ports, without being elaborated.
+    warnings.simplefilter("ignore", UnusedElaboratable)
     typer.run(main)
