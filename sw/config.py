@@ -1,0 +1,150 @@
+"""The sizes of one machine: what hardware, assembler and models derive theirs from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sw.format import MAX_TERMS, Rounding, SFx
+from sw.scale import MAX_SPREAD
+
+#: Rows and columns that an array can have.
+MAX_SIDE = 32
+#: Bits of a count register; a matrix has at most ``2**16 - 1`` rows, columns or terms.
+COUNT_BITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """One configuration of the machine.
+
+    Parameters
+    ----------
+    bits, unity
+        The format of the words.
+    rows, columns : int
+        Of the array, 1 to 32.
+    slots : int
+        Tile slots of ``rows * columns`` words in the tile memory, 1 to 65536.
+    max_terms : int
+        K_max, the longest dot product.
+    bias_bits, output_bits : int, optional
+        Widths of the bias and of words that leave on the result stream; ``bits`` if omitted.
+    rounding : {"nearest", "truncate"}
+        Of every drain.
+    parameters : int
+        Column parameter entries per column, a power of two.
+    row_parameters : int
+        Row parameter entries, a power of two.
+    blocks : bool
+        Whether the machine can align block sums (a scale per 32 terms along K).
+    table : bool
+        Whether the machine has the piecewise-linear activation.
+    max_spread : int
+        R, in bits: how far the scales of blocks may lie apart.
+    hold : bool
+        Whether operands are held where a product is zero.
+    multiplier : str
+        The multiplier of magnitudes, a name of ``hw.multiplier``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size of the wrong kind or out of range.
+    """
+
+    bits: int = 16
+    unity: bool = True
+    rows: int = 8
+    columns: int = 8
+    slots: int = 16
+    max_terms: int = MAX_TERMS
+    bias_bits: int | None = None
+    output_bits: int | None = None
+    rounding: Rounding = "nearest"
+    parameters: int = 256
+    row_parameters: int = 1024
+    blocks: bool = False
+    table: bool = False
+    max_spread: int = MAX_SPREAD
+    hold: bool = True
+    multiplier: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("rows", 1, MAX_SIDE),
+            ("columns", 1, MAX_SIDE),
+            ("slots", 1, 1 << COUNT_BITS),
+            ("max_terms", 2, (1 << COUNT_BITS)),
+            ("parameters", 1, 1 << COUNT_BITS),
+            ("row_parameters", 1, 1 << COUNT_BITS),
+            ("max_spread", 0, MAX_SPREAD),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, not {value!r}")
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
+        for name in ("parameters", "row_parameters"):
+            if getattr(self, name).bit_count() != 1:
+                raise ValueError(f"{name} must be a power of two, not {getattr(self, name)!r}")
+        for name in ("unity", "blocks", "table", "hold"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.rounding not in ("nearest", "truncate"):
+            raise ValueError(f"rounding must be nearest or truncate, not {self.rounding!r}")
+        _ = self.format, self.bias_format, self.output  # each checks its width
+
+    @property
+    def format(self) -> SFx:
+        """Of the words in tile memory."""
+        return SFx(self.bits, self.unity)
+
+    @property
+    def bias_format(self) -> SFx:
+        """Of the biases."""
+        return SFx(self.bits if self.bias_bits is None else self.bias_bits, self.unity)
+
+    @property
+    def output(self) -> SFx:
+        """Of the words that leave on the result stream."""
+        return SFx(self.bits if self.output_bits is None else self.output_bits, self.unity)
+
+    @property
+    def slot_words(self) -> int:
+        """Words of a tile slot."""
+        return self.rows * self.columns
+
+    @property
+    def vector(self) -> int:
+        """V: words that the tile memory reads or writes in one cycle, a power of two."""
+        return 2 << (max(self.rows, self.columns) - 1).bit_length()
+
+    @property
+    def memory_words(self) -> int:
+        """Words of the tile memory: its slots, rounded up to whole vectors."""
+        return -(-self.slots * self.slot_words // self.vector) * self.vector
+
+    @property
+    def address_bits(self) -> int:
+        """Bits of a word address."""
+        return max(1, (self.memory_words - 1).bit_length())
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Bits of a cell's accumulator."""
+        return self.format.accumulator_bits(self.max_terms)
+
+    @property
+    def aligned_bits(self) -> int:
+        """Bits of an accumulator behind the block aligner."""
+        return self.accumulator_bits + (2 * self.max_spread if self.blocks else 0)
+
+    @property
+    def result_bits(self) -> int:
+        """Bits of one lane of the result stream."""
+        return max(self.aligned_bits, self.output.bits)
+
+    @property
+    def skips(self) -> bool:
+        """Whether the tile memory keeps zero flags of segments: columns is a power of two."""
+        return self.columns.bit_count() == 1
