@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -11,6 +13,83 @@ from hw.encoder import SignedEncoder, guard_bits
 from hw.fma import operand_magnitude
 from sw.format import MAX_TERMS, Rounding, SFx
 from sw.scale import SHIFT_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSizes:
+    """Widths inside a drain that encodes one sum to words of one or more formats.
+
+    Numbers inside are in units of ``2**-G``, where G is enough for the bias and for what the
+    encoders look at. Only so many shifts can be told apart: ``-(2F + 1)`` and everything below make
+    any accumulator but zero 2 or more, beyond what a bias can bring back; and once ``accumulator *
+    2**(G - 2F - shift)`` is a proper fraction, only its sign and that it is not zero matter. The
+    largest accumulator, ``-2**(width - 1)``, is that small from ``shift = width + G - 2F`` on. So
+    the shift is clamped below, and above at no less than that bound. (The accumulator's width
+    alone is enough only while ``G <= 2F``.)
+
+    Parameters
+    ----------
+    format : SFx
+        The format of the operands.
+    width : int
+        Bits of the accumulator.
+    outputs : tuple of SFx
+        The formats of the words.
+    bias_format : SFx
+    rounding : {"nearest", "truncate"}
+    """
+
+    format: SFx
+    width: int
+    outputs: tuple[SFx, ...]
+    bias_format: SFx
+    rounding: Rounding
+
+    def encoded_bits(self, output: SFx) -> int:
+        """Fraction bits that the encoder of ``output`` looks at."""
+        return output.fraction_bits + guard_bits(self.rounding)
+
+    @property
+    def fraction_bits(self) -> int:
+        """G."""
+        return max(self.bias_format.fraction_bits, *map(self.encoded_bits, self.outputs))
+
+    @property
+    def least_shift(self) -> int:
+        """The least shift that makes a difference."""
+        return -(2 * self.format.fraction_bits + 1)
+
+    @property
+    def amount_bits(self) -> int:
+        """Bits of a clamped shift, counted from :attr:`least_shift`."""
+        largest = self.width + self.fraction_bits - 2 * self.format.fraction_bits
+        return (largest - self.least_shift).bit_length()
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the sum of a :class:`FloorShifter`'s number and a bias."""
+        return self.fraction_bits + 4
+
+    def make_shifter(self) -> FloorShifter:
+        """The shifter: it starts from 2**(G + 1) times the value, as the least shift gives it."""
+        return FloorShifter(self.width, self.fraction_bits + 1, self.amount_bits)
+
+    def make_encoder(self, output: SFx) -> SignedEncoder:
+        """The encoder of the sum's upper bits: see :meth:`encoder_inputs`."""
+        dropped = self.fraction_bits - self.encoded_bits(output)
+        return SignedEncoder(output, self.sum_bits - dropped, self.rounding)
+
+    def encoder_inputs(self, output: SFx, total: Value, sticky: Value) -> tuple[Value, Value]:
+        """``value`` and ``sticky`` of an encoder, from the sum and its own sticky bit."""
+        dropped = self.fraction_bits - self.encoded_bits(output)
+        return total[dropped:].as_signed(), sticky | total[:dropped].any()
+
+    def bias_value(self, bias: Value) -> Value:
+        """A bias in units of ``2**-G``, two's complement."""
+        magnitude = operand_magnitude(self.bias_format, bias)
+        places = self.fraction_bits - self.bias_format.fraction_bits
+        value = Cat(Const(0, places), magnitude, Const(0, 1)).as_signed()
+        return Mux(bias[-1], -value, value)
 
 
 class FloorShifter(wiring.Component):
@@ -78,6 +157,43 @@ class FloorShifter(wiring.Component):
         return value[:width], [value[width:]] if len(value) > width else []
 
 
+class ShiftAmount(wiring.Component):
+    """The two parts of a drain's shift added, counted from the least one that makes a difference.
+
+    Combinational, latency 0.
+
+    Parameters
+    ----------
+    sizes : DrainSizes
+
+    Members
+    -------
+    row_shift, column_shift : In(signed(8))
+    amount : Out(sizes.amount_bits)
+        The sum minus ``sizes.least_shift``, clamped at both ends.
+    """
+
+    def __init__(self, sizes: DrainSizes) -> None:
+        self.sizes = sizes
+        super().__init__(
+            {
+                "row_shift": In(signed(SHIFT_BITS)),
+                "column_shift": In(signed(SHIFT_BITS)),
+                "amount": Out(sizes.amount_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        width = self.sizes.amount_bits
+        # One more bit than any sum needs, so that there is always one to look at above the amount.
+        total = Signal(signed(max(SHIFT_BITS + 2, width + 2)))
+        m.d.comb += total.eq(self.row_shift + self.column_shift - self.sizes.least_shift)
+        too_large = total[width:-1].any().replicate(width)
+        m.d.comb += self.amount.eq(Mux(total[-1], 0, total[:width] | too_large))
+        return m
+
+
 class Drain(wiring.Component):
     """``o = act(accumulator * 2**-2F * 2**-(row_shift + column_shift) + bias)``, rounded once.
 
@@ -108,16 +224,6 @@ class Drain(wiring.Component):
         0 linear, 1 ReLU.
     o : Out(output.bits)
         A word, never minus zero.
-
-    Notes
-    -----
-    Numbers inside are in units of ``2**-G``, where G is enough for the bias and for the encoder's
-    bits. Only so many shifts can be told apart: ``-(2F + 1)`` and everything below make any
-    accumulator but zero 2 or more, beyond what a bias can bring back; and once ``accumulator *
-    2**(G - 2F - shift)`` is a proper fraction, only its sign and that it is not zero matter. The
-    largest accumulator, ``-2**(width - 1)``, is that small from ``shift = width + G - 2F`` on. So
-    the shift is clamped below, and above at no less than that bound. (The accumulator's width
-    alone is enough only while ``G <= 2F``.)
     """
 
     def __init__(
@@ -132,16 +238,9 @@ class Drain(wiring.Component):
         self.output = output or format
         self.bias_format = bias_format or format
         width = format.accumulator_bits(max_terms)
-        encoded_bits = self.output.fraction_bits + guard_bits(rounding)
-        self.fraction_bits = max(self.bias_format.fraction_bits, encoded_bits)
-        self.dropped_bits = self.fraction_bits - encoded_bits
-        self.least_shift = -(2 * format.fraction_bits + 1)
-        largest_amount = width + self.fraction_bits - 2 * format.fraction_bits - self.least_shift
-        # The shifter starts from 2**(G + 1) times the value, which is what the least shift gives.
-        self.shifter = FloorShifter(width, self.fraction_bits + 1, largest_amount.bit_length())
-        self.encoder = SignedEncoder(
-            self.output, self.fraction_bits + 4 - self.dropped_bits, rounding
-        )
+        self.sizes = DrainSizes(format, width, (self.output,), self.bias_format, rounding)
+        self.shifter = self.sizes.make_shifter()
+        self.encoder = self.sizes.make_encoder(self.output)
         super().__init__(
             {
                 "accumulator": In(signed(width)),
@@ -155,33 +254,22 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        m.submodules.amount = amount = ShiftAmount(self.sizes)
         m.submodules.shifter = shifter = self.shifter
         m.submodules.encoder = encoder = self.encoder
         m.submodules.activation = activation = ActivationUnit(self.output)
-        total = Signal(signed(self.fraction_bits + 4))
+        total = Signal(signed(self.sizes.sum_bits))
+        value, sticky = self.sizes.encoder_inputs(self.output, total, shifter.sticky)
         m.d.comb += [
+            amount.row_shift.eq(self.row_shift),
+            amount.column_shift.eq(self.column_shift),
             shifter.i.eq(self.accumulator),
-            shifter.amount.eq(self._amount(m)),
-            total.eq(shifter.o + self._bias()),
-            encoder.value.eq(total >> self.dropped_bits),
-            encoder.sticky.eq(shifter.sticky | total[: self.dropped_bits].any()),
+            shifter.amount.eq(amount.amount),
+            total.eq(shifter.o + self.sizes.bias_value(self.bias)),
+            encoder.value.eq(value),
+            encoder.sticky.eq(sticky),
             activation.i.eq(encoder.word),
             activation.select.eq(self.select),
             self.o.eq(activation.o),
         ]
         return m
-
-    def _amount(self, m: Module) -> Value:
-        """The clamped shift, counted from the least one that makes a difference."""
-        width = len(self.shifter.amount)
-        amount = Signal(signed(SHIFT_BITS + 2))
-        m.d.comb += amount.eq(self.row_shift + self.column_shift - self.least_shift)
-        too_large = amount[width:-1].any().replicate(width)
-        return Mux(amount[-1], 0, amount[:width] | too_large)
-
-    def _bias(self) -> Value:
-        """The bias in units of ``2**-G``, two's complement."""
-        magnitude = operand_magnitude(self.bias_format, self.bias)
-        places = self.fraction_bits - self.bias_format.fraction_bits
-        value = Cat(Const(0, places), magnitude, Const(0, 1)).as_signed()
-        return Mux(self.bias[-1], -value, value)

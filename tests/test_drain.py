@@ -41,7 +41,7 @@ def vectors_for(unit: Drain, rng: random.Random, count: int) -> list[Vector]:
     """Every shift sum that changes anything, with drawn accumulators and biases."""
     width = len(unit.accumulator)
     found = accumulators(width, rng)
-    shifts = [-256, -255, 253, 254, *range(unit.least_shift - 3, width + 20)]
+    shifts = [-256, -255, 253, 254, *range(unit.sizes.least_shift - 3, width + 20)]
     vectors = []
     for _ in range(count):
         for shift in shifts:
