@@ -12,6 +12,8 @@ from amaranth.lib.wiring import In, Out
 GATED_SUM: Final = 0x7888
 #: Propagate ``(a & b) ^ c ^ d``, generate ``a & b``: adds c, or subtracts it if d and carry are 1.
 GATED_ACCUMULATE: Final = 0x8778
+#: Propagate ``(a & ~b) ^ c ^ d``, generate ``a & ~b``: the same where b clears a.
+CLEARED_ACCUMULATE: Final = 0x2DD2
 
 
 class _Behavioural:

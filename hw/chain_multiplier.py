@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.lib.wiring import In
 
-from hw.carry_chain import GATED_SUM, CarryChain
+from hw.carry_chain import GATED_ACCUMULATE, GATED_SUM, CarryChain
 from hw.multiplier import Multiplier, check_target
 
 
@@ -40,10 +41,15 @@ class ChainMultiplier(Multiplier):
     compress : sequence of int
         Levels, by how many numbers are left (3 or more), at which three numbers become two in a
         layer of tables before the carry chains go on: a little larger and faster.
+    bypassed : bool
+        Whether there is a member ``bypass``.
 
     Members
     -------
     a, b : In(width)
+    bypass : In(width)
+        Joins the product, at weight ``width``; zero unless a or b is zero. On ECP5 it takes an
+        input of the last adder's tables that is free: no table, and no delay beyond its own.
     product : Out(2 * width)
 
     Notes
@@ -52,26 +58,39 @@ class ChainMultiplier(Multiplier):
     :data:`hw.carry_chain.BEHAVIOURAL`.
     """
 
-    def __init__(self, width: int, target: str = "generic", compress: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        width: int,
+        target: str = "generic",
+        compress: Sequence[int] = (),
+        bypassed: bool = False,
+    ) -> None:
         check_target(target)
         if any(count < 3 for count in compress):
             raise ValueError(f"compress must hold counts of at least 3, not {compress!r}")
         self.target = target
         self.compress = tuple(compress)
-        super().__init__(width)
+        super().__init__(width, {"bypass": In(width)} if bypassed else {})
+        self.bypassed = bypassed
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         largest = (1 << self.width) - 1
         terms = [_Term(self.a, self.b[i], i, largest) for i in range(self.width)]
+        # The last adder has an input left at every table, unless it is the first one too.
+        joined = self.bypassed and self.target == "ecp5" and len(terms) > 2
         while len(terms) > 1:
             if len(terms) in self.compress:
                 terms = terms[:-3] + self._compress(m, *terms[-3:])
                 continue
             pairs = zip(terms[::2], terms[1::2], strict=False)
             unpaired = terms[len(terms) & ~1 :]
-            terms = [self._add(m, low, high) for low, high in pairs] + unpaired
-        m.d.comb += self.product.eq(terms[0].bits)
+            bypass = self.bypass if joined and len(terms) == 2 else None
+            terms = [self._add(m, low, high, bypass) for low, high in pairs] + unpaired
+        product = terms[0].bits
+        if self.bypassed and not joined:
+            product |= self.bypass << self.width
+        m.d.comb += self.product.eq(product)
         return m
 
     def _compress(self, m: Module, low: _Term, middle: _Term, high: _Term) -> list[_Term]:
@@ -91,38 +110,43 @@ class ChainMultiplier(Multiplier):
             _Term(second, None, middle.weight, (1 << len(second)) - 1),
         ]
 
-    def _add(self, m: Module, low: _Term, high: _Term) -> _Term:
-        """One adder of the tree, over the bits where both terms meet."""
+    def _add(self, m: Module, low: _Term, high: _Term, bypass: Value | None) -> _Term:
+        """One adder of the tree, over the bits where both terms meet; the bypass joins the last."""
         shift = high.weight - low.weight
         largest = (1 << 2 * self.width - low.weight) - 1  # no sum of the tree exceeds the product
         maximum = min(low.maximum + (high.maximum << shift), largest)
         name = f"sum_{low.weight}_{high.weight}_{maximum.bit_length()}"
         total = Signal(maximum.bit_length(), name=name)
         if self.target == "ecp5":
-            self._add_in_chain(m, low, high, shift, total)
+            self._add_in_chain(m, low, high, shift, total, bypass)
         else:
             upper = low.gated[shift:] + high.gated
             m.d.comb += total.eq(Cat(low.gated[:shift], upper))
         return _Term(total, None, low.weight, maximum)
 
-    @staticmethod
-    def _add_in_chain(m: Module, low: _Term, high: _Term, shift: int, total: Signal) -> None:
+    def _add_in_chain(
+        self, m: Module, low: _Term, high: _Term, shift: int, total: Signal, bypass: Value | None
+    ) -> None:
         # Low bits that only pass need no chain, unless they fill a primitive that is half used
         # anyway and have an AND gate to absorb.
         start = shift
         if low.gate is not None and (len(total) - shift) % 2:
             start -= 1
         length = len(total) - start
-        chain = CarryChain(length, GATED_SUM)
-        m.submodules[f"chain_{total.name}"] = chain
         x, y = (low.bits[start:], low.gate), (high.bits << (shift - start), high.gate)
         if high.gate is not None and low.gate is None:
             x, y = y, x  # c is a faster pin than a: it takes the sum, which arrives later
+        # y has no gate where there is a bypass. While the bypass has bits, x and y have none: no
+        # carry is generated, and exclusive or is or.
+        chain = CarryChain(length, GATED_SUM if bypass is None else GATED_ACCUMULATE)
+        m.submodules[f"chain_{total.name}"] = chain
         m.d.comb += [
             chain.a.eq(x[0]),
             chain.b.eq(_every_bit(x[1], length)),
             chain.c.eq(y[0]),
-            chain.d.eq(_every_bit(y[1], length)),
+            chain.d.eq(
+                _every_bit(y[1], length) if bypass is None else bypass << self.width - start
+            ),
             total.eq(Cat(low.gated[:start], chain.sum)),
         ]
 

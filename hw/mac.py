@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.carry_chain import GATED_ACCUMULATE, CarryChain
+from hw.accumulate import Accumulate
 from hw.multiplier import check_target
-from hw.product import WordProduct
+from hw.product import MagnitudeProduct, ProductOperands
 from sw.format import MAX_TERMS, SFx
 
 
@@ -29,7 +29,8 @@ class MultiplyAccumulate(wiring.Component):
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become. ``ecp5`` accumulates, clears and subtracts in one carry chain.
     input_stages, product_stages : int
-        Register stages before the multiplier and between it and the accumulator.
+        Register stages before the multiplier and between it and the accumulator. Unity is
+        detected before the last input stage.
 
     Members
     -------
@@ -63,7 +64,8 @@ class MultiplyAccumulate(wiring.Component):
         self.input_stages = input_stages
         self.product_stages = product_stages
         self.latency = input_stages + product_stages + 1
-        self.product = WordProduct(format, multiplier, target)
+        self.operands = ProductOperands(format)
+        self.product = MagnitudeProduct(format, multiplier, target)
         super().__init__(
             {
                 "a": In(format.bits),
@@ -76,63 +78,44 @@ class MultiplyAccumulate(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        m.submodules.operands = operands = self.operands
         m.submodules.product = product = self.product
-        inputs = _delay(m, "input", Cat(self.a, self.b, self.first, self.valid), self.input_stages)
+        early = max(self.input_stages - 1, 0)
         bits = self.format.bits
-        m.d.comb += [product.a.eq(inputs[:bits]), product.b.eq(inputs[bits : 2 * bits])]
-        found = Cat(product.magnitude, product.sign, inputs[2 * bits :])
+        words = _delay(m, "words", Cat(self.a, self.b, self.first, self.valid), early)
+        m.d.comb += [operands.a.eq(words[:bits]), operands.b.eq(words[bits : 2 * bits])]
+        taken = Cat(words[2 * bits :], operands.operands.as_value())
+        taken = _delay(m, "input", taken, self.input_stages - early)
+        inputs = data.View(operands.operands.shape(), taken[2:])
+        m.d.comb += [
+            product.a.eq(inputs.a),
+            product.b.eq(inputs.b),
+            product.bypass.eq(inputs.bypass),
+        ]
+        found = Cat(taken[:2], inputs.sign, product.product)
         found = _delay(m, "product", found, self.product_stages)
-        magnitude, (sign, first, valid) = found[:-3], found[-3:]
-        following = self._following(m, magnitude, sign, first)
-        # No reset: the first valid product says where a sum starts.
-        register = Signal(len(self.accumulator), name="accumulator_register", reset_less=True)
-        with m.If(valid):
-            m.d.sync += register.eq(following)
-        m.d.comb += self.accumulator.eq(register)
+        self._accumulate(m, found[0], found[1], found[2], found[3:])
         return m
 
-    def _following(self, m: Module, magnitude: Signal, sign: Signal, first: Signal) -> Signal:
-        """The accumulator after a valid cycle: ``(0 if first else accumulator) ± magnitude``."""
+    def _accumulate(
+        self, m: Module, first: Value, valid: Value, sign: Value, magnitude: Value
+    ) -> None:
         width = len(self.accumulator)
-        following = Signal(width)
-        if self.target == "ecp5":
-            m.submodules.chain = chain = CarryChain(width, GATED_ACCUMULATE)
-            m.d.comb += [
-                chain.a.eq(self.accumulator),
-                chain.b.eq((~first).replicate(width)),
-                chain.c.eq(magnitude),
-                chain.d.eq(sign.replicate(width)),
-                chain.carry.eq(sign),
-                following.eq(chain.sum),
-            ]
-            return following
-        # Minus p is the complement of p plus one: both enter through the sign. Above the product
-        # the accumulator then only counts: up on a carry of a plus, down on no carry of a minus.
-        low = len(magnitude)
-        kept = Signal(width)
-        added = Signal(low + 2)
-        carry = Signal()
+        m.submodules.step = step = Accumulate(width, len(magnitude), self.target)
+        # No reset: the first valid product says where a sum starts.
+        register = Signal(width, name="accumulator_register", reset_less=True)
         m.d.comb += [
-            kept.eq(Mux(first, 0, self.accumulator)),
-            added.eq(Cat(sign, magnitude ^ sign.replicate(low)) + Cat(sign, kept[:low])),
-            carry.eq(added[low + 1] ^ sign),
-            following.eq(Cat(added[1 : low + 1], _count(m, kept[low:], sign, carry))),
+            step.accumulator.eq(register),
+            step.magnitude.eq(magnitude),
+            step.sign.eq(sign),
+            step.first.eq(first),
+            self.accumulator.eq(register),
         ]
-        return following
+        with m.If(valid):
+            m.d.sync += register.eq(step.following)
 
 
-def _count(m: Module, kept: Value, down: Signal, carry: Signal) -> Value:
-    """``kept`` plus or minus the carry."""
-    flipped = Signal(len(kept))
-    counted = Signal(len(kept))
-    m.d.comb += [
-        flipped.eq(kept ^ down.replicate(len(kept))),
-        counted.eq(flipped + carry),
-    ]
-    return counted ^ down.replicate(len(kept))
-
-
-def _delay(m: Module, name: str, value: Signal, stages: int) -> Signal:
+def _delay(m: Module, name: str, value: Value, stages: int) -> Value:
     """The value, that many cycles later; registers start at zero, so nothing is valid at reset."""
     for stage in range(stages):
         register = Signal(len(value), name=f"{name}_{stage}")

@@ -31,6 +31,8 @@ class Multiplier(wiring.Component):
     ----------
     width : int
         F, the width of each operand in bits, 2 to 15.
+    more : mapping of str to Member, optional
+        Members beside those of the socket.
 
     Members
     -------
@@ -47,10 +49,11 @@ class Multiplier(wiring.Component):
         If ``width`` is outside 2..15.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, more: Mapping[str, wiring.Member] | None = None) -> None:
         check_width(width)
         self.width = width
-        super().__init__({"a": In(width), "b": In(width), "product": Out(2 * width)})
+        members = {"a": In(width), "b": In(width), "product": Out(2 * width)}
+        super().__init__(members | dict(more or {}))
 
 
 def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplier:

@@ -2,12 +2,142 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.multiplier import make_multiplier
+from hw.chain_multiplier import ChainMultiplier
+from hw.multiplier import AUTO, make_multiplier, table_entry
 from sw.format import SFx
+
+
+class MagnitudeProduct(wiring.Component):
+    """The product of two magnitudes of which either may be unity. Combinational, latency 0.
+
+    An operand of ``2**F`` does not enter the multiplier: it enters as zero, and the other operand
+    comes through ``bypass``. Since one of the two is zero, they are joined, not added.
+
+    Parameters
+    ----------
+    format : SFx
+    multiplier : {"array", "dadda", "chain", "auto"}
+        The multiplier of magnitudes.
+    target : {"generic", "ecp5", "ice40", "osu018"}
+        What the logic will become.
+
+    Members
+    -------
+    a, b : In(F)
+        Magnitudes; one of them zero where ``bypass`` is not.
+    bypass : In(F + 1)
+        The product in units of ``2**-F`` where an operand is unity, else zero. No bits without
+        unity.
+    product : Out(2F + unity)
+        ``a * b + bypass * 2**F``.
+
+    Notes
+    -----
+    On ECP5 the last adder of the carry-chain multiplier adds two numbers with tables of four
+    inputs, so that the bypass costs no table and lies on no path through another adder. (Ours.)
+    """
+
+    def __init__(self, format: SFx, multiplier: str = "auto", target: str = "generic") -> None:
+        width = format.fraction_bits
+        self.format = format
+        self.multiplier = _make_multiplier(format, multiplier, target)
+        super().__init__(
+            {
+                "a": In(width),
+                "b": In(width),
+                "bypass": In((width + 1) * format.unity),
+                "product": Out(2 * width + format.unity),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        width = self.format.fraction_bits
+        m.submodules.multiplier = multiplier = self.multiplier
+        m.d.comb += [multiplier.a.eq(self.a), multiplier.b.eq(self.b)]
+        if not self.format.unity:
+            m.d.comb += self.product.eq(multiplier.product)
+        elif isinstance(multiplier, ChainMultiplier):
+            m.d.comb += [
+                multiplier.bypass.eq(self.bypass[:width]),
+                self.product.eq(Cat(multiplier.product, self.bypass[width])),
+            ]
+        else:
+            m.d.comb += self.product.eq(multiplier.product | self.bypass << width)
+        return m
+
+
+def _make_multiplier(format: SFx, name: str, target: str):
+    """The multiplier by name; a carry-chain multiplier takes the bypass in, if there is one."""
+    width = format.fraction_bits
+    entry = table_entry(target, width)
+    if format.unity and (entry[AUTO] if name == AUTO else name) == "chain":
+        return ChainMultiplier(width, target=target, bypassed=True, **entry["chain"])
+    return make_multiplier(name, width, target)
+
+
+def product_operands_layout(format: SFx) -> data.StructLayout:
+    """What :class:`MagnitudeProduct` takes of two words: ``a``, ``b``, ``bypass``, and ``sign``."""
+    width = format.fraction_bits
+    bypass = (width + 1) * format.unity
+    return data.StructLayout({"a": width, "b": width, "bypass": bypass, "sign": 1})
+
+
+class ProductOperands(wiring.Component):
+    """Two words as a multiplier takes them. Combinational, latency 0.
+
+    Parameters
+    ----------
+    format : SFx
+        The format of both words.
+
+    Members
+    -------
+    a, b : In(x)
+        Words.
+    operands : Out(product_operands_layout(format))
+        The magnitudes, the bypass of :class:`MagnitudeProduct`, and the exclusive or of the signs,
+        also where the product is zero.
+    """
+
+    def __init__(self, format: SFx) -> None:
+        self.format = format
+        layout = product_operands_layout(format)
+        super().__init__({"a": In(format.bits), "b": In(format.bits), "operands": Out(layout)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        width = self.format.fraction_bits
+        a, b = self.a[:width], self.b[:width]
+        m.d.comb += self.operands.sign.eq(self.a[width] ^ self.b[width])
+        if not self.format.unity:
+            m.d.comb += [self.operands.a.eq(a), self.operands.b.eq(b)]
+            return m
+        # Every bit of a unity word is 1: the other operand is a & b whichever of them it is, and
+        # one operand made zero is enough.
+        unity_a, unity_b = Signal(), Signal()
+        m.d.comb += [
+            unity_a.eq(a.all()),
+            unity_b.eq(b.all()),
+            self.operands.a.eq(a),
+            self.operands.b.eq(Mux(unity_a | unity_b, 0, b)),
+            self.operands.bypass.eq(Cat(Mux(unity_a ^ unity_b, a & b, 0), unity_a & unity_b)),
+        ]
+        return m
+
+
+def unity_bypass(a: Value, b: Value, unity_a: Value, unity_b: Value) -> Value:
+    """The bypass of two magnitudes that are zero where they are unity: F + 1 bits.
+
+    Each bit is a function of four bits: one table of an FPGA.
+    """
+    width = len(a)
+    other = unity_a.replicate(width) & b | unity_b.replicate(width) & a
+    return Cat(other, unity_a & unity_b)
 
 
 class WordProduct(wiring.Component):
@@ -33,8 +163,8 @@ class WordProduct(wiring.Component):
     """
 
     def __init__(self, format: SFx, multiplier: str = "auto", target: str = "generic") -> None:
-        self.format = format
-        self.multiplier = make_multiplier(multiplier, format.fraction_bits, target)
+        self.operands = ProductOperands(format)
+        self.product = MagnitudeProduct(format, multiplier, target)
         super().__init__(
             {
                 "a": In(format.bits),
@@ -46,29 +176,15 @@ class WordProduct(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        width = self.format.fraction_bits
-        m.submodules.multiplier = multiplier = self.multiplier
-        a, b = self.a[:width], self.b[:width]
-        m.d.comb += self.sign.eq(self.a[width] ^ self.b[width])
-        if not self.format.unity:
-            m.d.comb += [
-                multiplier.a.eq(a),
-                multiplier.b.eq(b),
-                self.magnitude.eq(multiplier.product),
-            ]
-            return m
-        # An operand of 2**F shifts the other by F: the multiplier is given zero, and since every
-        # bit of the unity operand is 1, the other operand is a & b whichever of them it is.
-        unity_a, unity_b = Signal(), Signal()
+        m.submodules.operands = operands = self.operands
+        m.submodules.product = product = self.product
         m.d.comb += [
-            unity_a.eq(a.all()),
-            unity_b.eq(b.all()),
-            multiplier.a.eq(a),
-            multiplier.b.eq(Mux(unity_a | unity_b, 0, b)),
-            self.magnitude[:width].eq(multiplier.product[:width]),
-            self.magnitude[width : 2 * width].eq(
-                multiplier.product[width:] | Mux(unity_a ^ unity_b, a & b, 0)
-            ),
-            self.magnitude[2 * width].eq(unity_a & unity_b),
+            operands.a.eq(self.a),
+            operands.b.eq(self.b),
+            product.a.eq(operands.operands.a),
+            product.b.eq(operands.operands.b),
+            product.bypass.eq(operands.operands.bypass),
+            self.sign.eq(operands.operands.sign),
+            self.magnitude.eq(product.product),
         ]
         return m

@@ -12,7 +12,13 @@ from amaranth.sim import Simulator
 
 from hw import synthesis
 from hw.adder import ADDERS
-from hw.carry_chain import BEHAVIOURAL, GATED_ACCUMULATE, GATED_SUM, CarryChain
+from hw.carry_chain import (
+    BEHAVIOURAL,
+    CLEARED_ACCUMULATE,
+    GATED_ACCUMULATE,
+    GATED_SUM,
+    CarryChain,
+)
 from hw.chain_multiplier import ChainMultiplier
 from hw.compressor_tree import CELLS, REDUCTIONS
 from hw.dadda_multiplier import DaddaMultiplier
@@ -114,7 +120,7 @@ def test_a_reduction_preserves_weight_and_uses_every_bit_once(reduction):
         assert max(len(column) for column in result.columns) <= 2
 
 
-@pytest.mark.parametrize("table", [GATED_SUM, GATED_ACCUMULATE])
+@pytest.mark.parametrize("table", [GATED_SUM, GATED_ACCUMULATE, CLEARED_ACCUMULATE])
 def test_the_twin_of_a_carry_chain_follows_the_simulation_model_of_its_primitive(table):
     chain = CarryChain(5, table)
     generator = random.Random(SEED)
