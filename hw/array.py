@@ -1,0 +1,117 @@
+"""The output-stationary systolic array: cells, and one bus per column that their sums leave on."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Final
+
+from amaranth.hdl import Module, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.cell import Cell
+from hw.operand import CONTROL, operand_layout
+from sw.format import MAX_TERMS, SFx
+
+MAX_SIDE: Final = 32
+#: Cells whose outputs are joined between two registers of a column's bus.
+BUS_CELLS: Final = 16
+
+
+class SystolicArray(wiring.Component):
+    """Cell (i, j) sums the products of row i of A and column j of B.
+
+    A and the control move right, B moves down, one cell per cycle: what belongs to one slice
+    enters row i (column j) i (j) cycles after row 0 (column 0). A sum leaves on its column's bus:
+    with ``last`` entering row 0 in cycle t, the sum of cell (i, j) is on ``bus[j]`` in cycle
+    ``t + latency + i + j`` and only then. Two rows' sums must not leave a column in one cycle:
+    from one ``last`` of row 0 to the next are at least as many cycles as there are rows that
+    drain. One slice per cycle.
+
+    Parameters
+    ----------
+    format : SFx
+    rows, columns : int
+        1 to 32 each.
+    max_terms : int
+        K_max: slices from one ``first`` to the next.
+    multiplier : {"array", "dadda", "chain", "auto"}
+    target : {"generic", "ecp5", "ice40", "osu018"}
+        What the logic will become.
+
+    Members
+    -------
+    a : In(operand_layout(format)) per row
+    control : In(CONTROL) per row
+    b : In(operand_layout(format)) per column
+    bus : Out(signed(format.accumulator_bits(max_terms))) per column
+        The sum that leaves, in units of ``2**-2F``, or 0.
+
+    Attributes
+    ----------
+    latency : int
+        4 cycles, 3 of the cell and 1 at the foot of the bus; 5 with more than 16 rows, whose bus
+        has a second register.
+    """
+
+    def __init__(
+        self,
+        format: SFx,
+        rows: int,
+        columns: int,
+        max_terms: int = MAX_TERMS,
+        multiplier: str = "auto",
+        target: str = "generic",
+    ) -> None:
+        check_side("rows", rows)
+        check_side("columns", columns)
+        self.rows = rows
+        self.columns = columns
+        self.latency = Cell.latency + 1 + (rows > BUS_CELLS)
+        self.cells = [
+            [Cell(format, max_terms, multiplier, target) for _ in range(columns)]
+            for _ in range(rows)
+        ]
+        operand = operand_layout(format)
+        super().__init__(
+            {
+                "a": In(operand).array(rows),
+                "control": In(CONTROL).array(rows),
+                "b": In(operand).array(columns),
+                "bus": Out(signed(format.accumulator_bits(max_terms))).array(columns),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i, row in enumerate(self.cells):
+            for j, cell in enumerate(row):
+                m.submodules[f"cell_{i}_{j}"] = cell
+                left, above = self.cells[i][j - 1], self.cells[i - 1][j]
+                m.d.comb += [
+                    cell.a.eq(left.a_next if j else self.a[i]),
+                    cell.control.eq(left.control_next if j else self.control[i]),
+                    cell.b.eq(above.b_next if i else self.b[j]),
+                ]
+        for j in range(self.columns):
+            sums = [row[j].bus for row in self.cells]
+            if self.rows > BUS_CELLS:
+                parts = range(0, self.rows, BUS_CELLS)
+                sums = [self._join(m, f"part_{j}_{i}", sums[i : i + BUS_CELLS]) for i in parts]
+            m.d.comb += self.bus[j].eq(self._join(m, f"foot_{j}", sums))
+        return m
+
+    def _join(self, m: Module, name: str, sums: list[Value]) -> Signal:
+        """What is on any of the buses, 1 cycle later."""
+        register = Signal(self.bus[0].shape(), name=name)
+        m.d.sync += register.eq(reduce(or_, sums))
+        return register
+
+
+def check_side(name: str, value: int) -> None:
+    """Raise TypeError or ValueError unless ``value`` is an integer from 1 to 32."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not 1 <= value <= MAX_SIDE:
+        raise ValueError(f"{name} must be 1 to {MAX_SIDE}, not {value!r}")

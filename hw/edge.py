@@ -1,0 +1,143 @@
+"""The edge of the systolic array: operands encoded, held where they are zero, and skewed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.array import check_side
+from hw.operand import CONTROL, OperandEncoder, operand_layout, stored_layout
+from sw.format import SFx
+
+#: Lanes whose zeros are counted between two registers.
+_COUNTED: Final = 8
+
+
+class ArrayEdge(wiring.Component):
+    """Takes one slice of A and B per cycle and feeds it to the array.
+
+    Lane i of the rows leaves ``1 + i`` cycles after its slice entered, lane j of the columns
+    ``1 + j``. A lane whose operand is zero keeps its last operand and sends ``zero`` with it,
+    except in a slice with ``first``; in a slice that is not valid all lanes keep theirs. What hangs
+    on them then does not toggle.
+
+    Parameters
+    ----------
+    format : SFx
+    rows, columns : int
+        Of the array, 1 to 32 each.
+    hold : bool
+        Without it, zero operands pass as they are; the sums are the same.
+
+    Members
+    -------
+    a : In(stored_layout(format)) per row
+    b : In(stored_layout(format)) per column
+    control : In(CONTROL)
+        Of the slice. Without ``valid`` and ``last``, nothing enters.
+    row_mask : In(rows)
+        Rows that the slice's tile uses. The others neither accumulate nor drain.
+    column_mask : In(columns)
+        Columns that the slice's tile uses. The others get zero operands.
+    a_skewed, control_skewed, b_skewed : Out
+        The array's ``a``, ``control`` and ``b``.
+    held : Out(range(rows + columns + 1))
+        How many of the used lanes had a zero operand in the valid slice of :attr:`held_latency`
+        cycles ago, with ``first`` or not; 0 if it was not valid. The same without ``hold``.
+
+    Attributes
+    ----------
+    latency : int
+        1 cycle, to row 0 and column 0.
+    held_latency : int
+        3 cycles.
+    """
+
+    latency: Final = 1
+    held_latency: Final = 3
+
+    def __init__(self, format: SFx, rows: int, columns: int, hold: bool = True) -> None:
+        check_side("rows", rows)
+        check_side("columns", columns)
+        self.format = format
+        self.rows = rows
+        self.columns = columns
+        self.hold = hold
+        stored, operand = stored_layout(format), operand_layout(format)
+        super().__init__(
+            {
+                "a": In(stored).array(rows),
+                "b": In(stored).array(columns),
+                "control": In(CONTROL),
+                "row_mask": In(rows),
+                "column_mask": In(columns),
+                "a_skewed": Out(operand).array(rows),
+                "control_skewed": Out(CONTROL).array(rows),
+                "b_skewed": Out(operand).array(columns),
+                "held": Out(range(rows + columns + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i in range(self.rows):
+            used = self.row_mask[i]
+            valid = self.control.valid & used
+            operand = self._take(m, f"row_{i}", self.a[i], valid, Const(0, 1))
+            control = Signal(CONTROL, name=f"control_{i}")
+            m.d.sync += [
+                control.valid.eq(valid),
+                control.first.eq(self.control.first),
+                control.last.eq(self.control.last & used),
+            ]
+            m.d.comb += [
+                self.a_skewed[i].eq(_delay(m, f"row_{i}", operand, i, reset_less=True)),
+                self.control_skewed[i].eq(_delay(m, f"control_{i}", control, i)),
+            ]
+        for j in range(self.columns):
+            unused = ~self.column_mask[j]
+            operand = self._take(m, f"column_{j}", self.b[j], self.control.valid, unused)
+            delayed = _delay(m, f"column_{j}", operand, j, reset_less=True)
+            m.d.comb += self.b_skewed[j].eq(delayed)
+        self._count(m)
+        return m
+
+    def _take(self, m: Module, name: str, stored: Value, valid: Value, unused: Value) -> Signal:
+        """The operand that a lane holds, 1 cycle later."""
+        m.submodules[f"{name}_encoder"] = encoder = OperandEncoder(self.format)
+        operand = Signal(encoder.operand.shape(), name=name, reset_less=True)
+        zero = stored.zero | unused
+        m.d.comb += encoder.stored.eq(Mux(unused, 0, stored))
+        with m.If(valid if self.hold else Const(1)):
+            m.d.sync += operand.zero.eq(zero)
+            with m.If(self.control.first | ~zero if self.hold else Const(1)):
+                m.d.sync += [
+                    operand.magnitude.eq(encoder.operand.magnitude),
+                    operand.sign.eq(encoder.operand.sign),
+                    operand.unity.eq(encoder.operand.unity),
+                ]
+        return operand
+
+    def _count(self, m: Module) -> None:
+        zeros = Cat(*(lane.zero for lane in self.a), *(lane.zero for lane in self.b))
+        used = Cat(self.row_mask, self.column_mask)
+        found = Signal(len(zeros))
+        m.d.sync += found.eq(zeros & used & self.control.valid.replicate(len(zeros)))
+        counts = []
+        for low in range(0, len(found), _COUNTED):
+            count = Signal(range(_COUNTED + 1), name=f"zeros_{low}")
+            m.d.sync += count.eq(sum(found[low : low + _COUNTED]))
+            counts.append(count)
+        m.d.sync += self.held.eq(sum(counts))
+
+
+def _delay(m: Module, name: str, value: Value, stages: int, reset_less: bool = False) -> Value:
+    """The value, that many cycles later."""
+    for stage in range(stages):
+        register = Signal.like(value, name=f"{name}_delayed_{stage + 1}", reset_less=reset_less)
+        m.d.sync += register.eq(value)
+        value = register
+    return value
