@@ -1,0 +1,84 @@
+"""The row or column shift buffer: a queue of slices between tile memory and array."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.operand import stored_layout
+from sw.config import MachineConfig
+
+#: Cycles from a read that is issued for lack of nothing but a place, to the place's next use.
+ROUND_TRIP = 6
+
+
+def slice_layout(config: MachineConfig, lanes: int) -> data.StructLayout:
+    """One k of a tile: a stored word per lane, and whether it is the tile's first and last."""
+    words = data.ArrayLayout(stored_layout(config.format), lanes)
+    return data.StructLayout({"words": words, "first": 1, "last": 1})
+
+
+class ShiftBuffer(wiring.Component):
+    """A queue of slices, first in, first out.
+
+    A slice taken in cycle t can leave from cycle t + 1 on; one slice per cycle in and out. Depth is
+    the smallest power of two that holds ``max(rows, columns)`` slices, as a base LDR or LDC loads,
+    and covers the memory's round trip at one slice per cycle.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    lanes : int
+        Words of a slice.
+
+    Members
+    -------
+    i, o : In, Out(stream of slice_layout(config, lanes))
+        ``i.ready`` does not depend on ``o.ready``.
+    flush : In(1)
+        Empties the queue at the end of this cycle; a slice taken in this cycle is lost too.
+    level : Out(range(depth + 1))
+        Slices held: those taken and not given before this cycle.
+    """
+
+    latency = 1
+
+    def __init__(self, config: MachineConfig, lanes: int) -> None:
+        self.layout = slice_layout(config, lanes)
+        self.depth = 1 << (max(config.rows, config.columns) + ROUND_TRIP - 1).bit_length()
+        super().__init__(
+            {
+                "i": In(stream.Signature(self.layout)),
+                "o": Out(stream.Signature(self.layout)),
+                "flush": In(1),
+                "level": Out(range(self.depth + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.slices = slices = Memory(shape=self.layout.size, depth=self.depth, init=[])
+        write, read = slices.write_port(), slices.read_port(domain="comb")
+        head, tail = Signal(range(self.depth)), Signal(range(self.depth))
+        taken, given = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(self.level != self.depth),
+            self.o.valid.eq(self.level != 0),
+            taken.eq(self.i.valid & self.i.ready),
+            given.eq(self.o.valid & self.o.ready),
+            write.en.eq(taken),
+            write.addr.eq(tail),
+            write.data.eq(self.i.payload),
+            read.addr.eq(head),
+            self.o.payload.eq(read.data),
+        ]
+        m.d.sync += [
+            tail.eq(tail + taken),
+            head.eq(head + given),
+            self.level.eq(self.level + taken - given),
+        ]
+        with m.If(self.flush):
+            m.d.sync += [head.eq(0), tail.eq(0), self.level.eq(0)]
+        return m

@@ -1,0 +1,153 @@
+"""The tile memory: words with their flags, read and written as vectors at any address."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Shape, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.banked_memory import BankedMemory, read_layout
+from hw.detect import UnityDetector, ZeroDetector
+from hw.operand import stored_layout
+from sw.config import MachineConfig
+
+
+def segment_bits(config: MachineConfig) -> int:
+    """Bits of the number of a segment, that is, of ``columns`` words at a multiple of that."""
+    return max(1, (config.memory_words // config.columns - 1).bit_length())
+
+
+def write_layout(config: MachineConfig) -> data.StructLayout:
+    """A request to write words 0 .. ``count - 1`` to ``address`` and after."""
+    return data.StructLayout(
+        {
+            "enable": 1,
+            "address": config.address_bits,
+            "count": Shape.cast(range(config.vector + 1)),
+            "words": data.ArrayLayout(config.bits, config.vector),
+        }
+    )
+
+
+class TileMemory(wiring.Component):
+    """Words of x bits; each is kept with its zero and unity flag, found as it is written.
+
+    A read of cycle r gives V words in cycle ``r + latency``, on both sides every cycle. A write of
+    cycle w is seen by reads of cycle ``w + write_latency`` and later, and by none before; of flags
+    too. After reset the memory writes zeros to all words, V in a cycle: ``busy`` is 1 for
+    ``memory_words / V + 1`` cycles, during which writes are ignored; reads after it see zeros.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    read_a, read_b : In(read_layout(address_bits))
+    words_a, words_b : Out(array(stored, V))
+        Word i is that of ``address + i``; past the end of the memory anything.
+    write : In(write_layout(config))
+        The words must lie in the memory.
+    flags : In(struct)
+        ``enable``, and ``segment``: the first of V segments, of ``columns`` words each.
+    zero : Out(V)
+        Bit i: all words of ``segment + i`` are zero. Always 0 unless ``config.skips``.
+    busy : Out(1)
+    """
+
+    latency = BankedMemory.latency
+    write_latency = BankedMemory.write_latency
+    ignored_inputs = ("flags",)
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        words = data.ArrayLayout(stored_layout(config.format), config.vector)
+        super().__init__(
+            {
+                "read_a": In(read_layout(config.address_bits)),
+                "read_b": In(read_layout(config.address_bits)),
+                "words_a": Out(words),
+                "words_b": Out(words),
+                "write": In(write_layout(config)),
+                "flags": In(data.StructLayout({"enable": 1, "segment": segment_bits(config)})),
+                "zero": Out(config.vector),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        write = self._clear(m)
+        stored = Signal(data.ArrayLayout(stored_layout(config.format), config.vector))
+        for i in range(config.vector):
+            m.submodules[f"zero_{i}"] = zero = ZeroDetector(config.format)
+            m.submodules[f"unity_{i}"] = unity = UnityDetector(config.format)
+            word = write.words[i]
+            m.d.comb += [
+                zero.word.eq(word),
+                unity.word.eq(word),
+                stored[i].word.eq(word),
+                stored[i].zero.eq(zero.zero),
+                stored[i].unity.eq(unity.unity),
+            ]
+        width = stored_layout(config.format).size
+        m.submodules.words = words = BankedMemory(width, config.vector, config.memory_words, 2)
+        m.d.comb += [
+            words.write.enable.eq(write.enable),
+            words.write.address.eq(write.address),
+            words.write.count.eq(write.count),
+            words.write.elements.eq(stored),
+            words.read[0].eq(self.read_a),
+            words.read[1].eq(self.read_b),
+            self.words_a.eq(words.elements[0]),
+            self.words_b.eq(words.elements[1]),
+        ]
+        if config.skips:
+            zeros = Cat(stored[i].zero for i in range(config.vector))
+            self._keep_flags(m, write, zeros)
+        return m
+
+    def _clear(self, m: Module) -> data.View:
+        """What is written: after reset zeros, row by row, then what the port says."""
+        config = self.config
+        rows = config.memory_words // config.vector
+        write = Signal(write_layout(config))
+        # One cycle more than there are rows, so that the last one can be read after it.
+        left = Signal(range(rows + 2), init=rows + 1)
+        m.d.comb += [write.eq(self.write), self.busy.eq(left != 0)]
+        with m.If(self.busy):
+            m.d.sync += left.eq(left - 1)
+            m.d.comb += [
+                write.enable.eq(left != 1),
+                write.address.eq((left - 2) << (config.vector.bit_length() - 1)),
+                write.count.eq(config.vector),
+                write.words.eq(0),
+            ]
+        return write
+
+    def _keep_flags(self, m: Module, write: data.View, zeros: Value) -> None:
+        """One bit per segment: set by a write of zeros to all of it, cleared by any other."""
+        columns, vector = self.config.columns, self.config.vector
+        column_bits = columns.bit_length() - 1
+        written = Signal(vector)
+        m.d.comb += written.eq(Cat(i < write.count for i in range(vector)))
+        # Both as seen from the start of the first segment that the write touches.
+        touched, cleared = (Signal(vector + columns, name=name) for name in ("touched", "cleared"))
+        place = write.address[:column_bits] if column_bits else 0
+        m.d.comb += [touched.eq(written << place), cleared.eq((written & zeros) << place)]
+        segments = min(vector, vector // columns + 1)
+        spans = [slice(i * columns, (i + 1) * columns) for i in range(segments)]
+        touches = Cat(touched[span].any() for span in spans)
+        count = Signal(range(vector + 1))
+        m.d.comb += count.eq(sum(touches[i] for i in range(segments)))
+        m.submodules.flags = flags = BankedMemory(1, vector, self.config.memory_words // columns, 1)
+        m.d.comb += [
+            flags.write.enable.eq(write.enable),
+            flags.write.address.eq(write.address[column_bits:]),
+            flags.write.count.eq(count),
+            flags.write.elements.eq(Cat(cleared[span].all() for span in spans)),
+            flags.read[0].enable.eq(self.flags.enable),
+            flags.read[0].address.eq(self.flags.segment),
+            self.zero.eq(flags.elements[0]),
+        ]
