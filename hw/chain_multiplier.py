@@ -134,8 +134,10 @@ class ChainMultiplier(Multiplier):
             start -= 1
         length = len(total) - start
         x, y = (low.bits[start:], low.gate), (high.bits << (shift - start), high.gate)
-        if high.gate is not None and low.gate is None:
-            x, y = y, x  # c is a faster pin than a: it takes the sum, which arrives later
+        if low.gate is None:
+            # c is a faster pin than a: it takes what arrives later, a sum rather than a partial
+            # product, and of two sums the lower one, of which higher bits meet here.
+            x, y = y, x
         # y has no gate where there is a bypass. While the bypass has bits, x and y have none: no
         # carry is generated, and exclusive or is or.
         chain = CarryChain(length, GATED_SUM if bypass is None else GATED_ACCUMULATE)
