@@ -1,0 +1,180 @@
+"""Walks the loops of a product, a chunk of its inner runs at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.address_nest import AddressNest
+from hw.machine_registers import registers_layout
+from sw.config import COUNT_BITS, MachineConfig
+from sw.registers import AMode, BMode
+from sw.scale import BLOCK
+
+#: The loops around a chunk, outermost first: batches, row tiles, column tiles, k2, k1 and the
+#: chunks of a run of k0.
+LEVELS: Final = ("g", "m", "t", "k2", "k1", "k0")
+
+
+def place_layout() -> data.StructLayout:
+    """Where a tile (or block) stands: the last of its tile, row of tiles, batch, product."""
+    return data.StructLayout(
+        {"last_block": 1, "last_column_tile": 1, "last_row_tile": 1, "last_batch": 1}
+    )
+
+
+def walked_layout(config: MachineConfig) -> data.StructLayout:
+    """One chunk as it is walked.
+
+    ``a_address``, ``b_address``: without the walk over lanes; an identity's address is 0 in the
+    first chunk of a run and V / 2 in others, where all of its words are zero. ``length``: slices,
+    1 to V. ``later``: k1 is not 0. ``end``: the tile's (or block's) last chunk. ``place``.
+    """
+    return data.StructLayout(
+        {
+            "a_address": config.address_bits,
+            "b_address": config.address_bits,
+            "length": range(config.vector + 1),
+            "later": 1,
+            "end": 1,
+            "place": place_layout(),
+        }
+    )
+
+
+class ChunkWalker(wiring.Component):
+    """The chunks of a product in order, one per cycle.
+
+    Loops are batches, tiles of rows, tiles of columns, k2, k1, k0, the last one fastest. A run of
+    k0 with ``r`` slices left gives ``V / 2`` of them if ``V < r < V + V / 2``, else
+    ``min(r, V)``; with blocks, r counts to the end of the block of 32. The first chunk is there in
+    the cycle after ``start``, the next in the cycle after ``step``.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    start : In(1)
+        For one cycle, while not ``valid``.
+    registers : In(registers_layout(config))
+    rows : In(16)
+        M, 1 or more.
+    blocks : In(1)
+        Whether every 32 terms are a block of their own; K1 and K2 are then 1.
+    step : In(1)
+        Take the chunk; only while ``valid``.
+    valid : Out(1)
+        Whether there is a chunk.
+    chunk : Out(walked_layout(config))
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "registers": In(registers_layout(config)),
+                "rows": In(COUNT_BITS),
+                "blocks": In(1),
+                "step": In(1),
+                "valid": Out(1),
+                "chunk": Out(walked_layout(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        registers, chunk = self.registers, self.chunk
+        left = {name: Signal(COUNT_BITS, name=f"left_{name}") for name in LEVELS}
+        full = {"g": registers.g, "m": self.rows, "t": registers.nt}
+        full |= {name: registers[name] for name in ("k2", "k1", "k0")}
+        taken = dict.fromkeys(LEVELS, 1) | {"m": self.config.rows, "k0": chunk.length}
+        last = {name: Signal(name=f"last_{name}") for name in LEVELS}
+        advance = {name: Signal(name=f"advance_{name}") for name in LEVELS}
+        part_last, last_block = self._measure(m, left["k0"], advance["k0"])
+        carry = self.step
+        for name in reversed(LEVELS):
+            at_end = part_last & last_block if name == "k0" else left[name] <= taken[name]
+            m.d.comb += [last[name].eq(at_end), advance[name].eq(carry & ~last[name])]
+            carry = carry & last[name]
+            with m.If(self.start | carry):
+                m.d.sync += left[name].eq(full[name])
+            with m.Elif(advance[name]):
+                m.d.sync += left[name].eq(left[name] - taken[name])
+        with m.If(self.start):
+            m.d.sync += self.valid.eq(1)
+        with m.Elif(carry):
+            m.d.sync += self.valid.eq(0)
+        tile_end = last["k0"] & last["k1"] & last["k2"]
+        m.d.comb += [
+            chunk.end.eq(Mux(self.blocks, part_last, tile_end)),
+            chunk.place.last_block.eq(last_block),
+            chunk.place.last_column_tile.eq(last["t"]),
+            chunk.place.last_row_tile.eq(last["m"]),
+            chunk.place.last_batch.eq(last["g"]),
+        ]
+        self._address(m, advance)
+        return m
+
+    def _measure(self, m: Module, left: Value, advance: Value) -> tuple[Value, Value]:
+        """The chunk's length; whether it ends its run or block, and whether that is the last."""
+        vector = self.config.vector
+        part = Signal(COUNT_BITS)
+        part_last = Signal()
+        last_block = Signal(init=1)
+        m.d.comb += part.eq(left)
+        if self.config.blocks:
+            position = Signal(range(BLOCK))
+            with m.If(advance):
+                m.d.sync += position.eq(position + self.chunk.length)
+            with m.Elif(self.start | self.step):
+                m.d.sync += position.eq(0)
+            m.d.comb += last_block.eq(~self.blocks | (left <= BLOCK - position))
+            with m.If(~last_block):
+                m.d.comb += part.eq(BLOCK - position)
+        m.d.comb += part_last.eq(part <= vector)
+        with m.If(part_last):
+            m.d.comb += self.chunk.length.eq(part)
+        with m.Elif(part < vector + vector // 2):
+            m.d.comb += self.chunk.length.eq(vector // 2)
+        with m.Else():
+            m.d.comb += self.chunk.length.eq(vector)
+        return part_last, last_block
+
+    def _address(self, m: Module, advance: dict[str, Value]) -> None:
+        """Both sides' addresses. A chunk that is not its run's last has V or V / 2 slices."""
+        registers, chunk, vector = self.registers, self.chunk, self.config.vector
+        half, shift = chunk.length < vector, vector.bit_length() - 1
+        a_slices, b_mode = registers.a_mode == AMode.SLICES, registers.b_mode
+        a_stride = Mux(a_slices, registers.a_k0, 1)
+        b_stride = Mux(b_mode == BMode.SLICES, registers.b_k0, 1)
+        strides = {
+            "a": {"m": Mux(a_slices, self.config.rows, 0), "k0": a_stride},
+            "b": {"m": Const(0), "k0": b_stride},
+        }
+        for side, own in strides.items():
+            m.submodules[side] = nest = AddressNest(self.config.address_bits, len(LEVELS))
+            own["k0"] = Mux(half, own["k0"] << shift - 1, own["k0"] << shift)
+            own |= {"g": registers[f"{side}_g"], "t": registers[f"{side}_n"]}
+            own |= {name: registers[f"{side}_{name}"] for name in ("k1", "k2")}
+            m.d.comb += [
+                nest.load.eq(self.start),
+                nest.base.eq(registers[f"{side}_base"]),
+                nest.step.eq(Cat(advance[name] for name in LEVELS)),
+                chunk[f"{side}_address"].eq(nest.address),
+            ]
+            m.d.comb += [nest.strides[i].eq(own[name]) for i, name in enumerate(LEVELS)]
+        run_start = Signal()
+        with m.If(self.start | self.step):
+            m.d.sync += run_start.eq(self.start | ~advance["k0"])
+        with m.If(b_mode == BMode.IDENTITY):
+            m.d.comb += chunk.b_address.eq(Mux(run_start, 0, vector // 2))
+        with m.If(advance["k1"]):
+            m.d.sync += chunk.later.eq(1)
+        with m.Elif(self.start | (self.step & ~advance["k0"])):
+            m.d.sync += chunk.later.eq(0)

@@ -1,0 +1,226 @@
+"""From the registers of a product to the chunks that both feeders read and the tiles they form."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.chunk import FeedMode, chunk_layout
+from hw.chunk_filter import ChunkFilter, looked_layout
+from hw.chunk_walker import ChunkWalker
+from hw.machine_registers import registers_layout
+from hw.tile_memory import TileMemory, segment_bits
+from hw.tile_record import tile_layout
+from hw.tile_walker import TileWalker
+from sw.config import COUNT_BITS, MachineConfig
+from sw.registers import AMode, BMode
+
+#: Chunks that wait for each feeder, and tiles that wait for the issuer, at most.
+CHUNK_QUEUE: Final = 2
+TILE_QUEUE: Final = 8
+#: Addresses of B that a product walks through: multiples of the columns where slices are skipped.
+_B_STEPS: Final = ("b_base", "b_k1", "b_k2", "b_n", "b_g")
+
+
+class Planner(wiring.Component):
+    """Chunks for both sides, in the same order, and a record with the first chunk of each tile.
+
+    One chunk per cycle until a queue is full. With L the latency of the flag memory, ``start`` in
+    cycle s and chunks walked, dropped ones included, numbered c = 0, 1, ...:
+
+    - chunk c is walked, and its flags are asked for, in ``walk[c]``, the first cycle from
+      ``max(s + 1, walk[c - 1] + 1)`` on that is also after ``take[c - (L + 2)]``;
+    - it is taken by the filter in ``take[c]``, the first cycle from
+      ``max(walk[c] + L + 1, take[c - 1] + 1)`` on in which the chunk held before it leaves or none
+      is held; if it is dropped and does not end its tile, without waiting;
+    - a chunk that is kept leaves in ``leave[c]``, the first cycle from ``take[c] + 1`` on in which
+      it is known whether it is its tile's last (without ``skip``: at once; else from the cycle
+      of the take of the next kept chunk or of the tile's end on) and all of its queues have room;
+    - it is on a stream whose queue is empty in ``leave[c] + 1``.
+
+    So without back pressure chunk c is on the streams in cycle ``s + c + L + 4``. Queues take one
+    payload per cycle unless they hold :data:`CHUNK_QUEUE` chunks or :data:`TILE_QUEUE` records as
+    the cycle begins.
+
+    Slices are skipped if the configuration has flags for them and B lies in slices of ``columns``
+    words at multiples of ``columns``: B_K0 is ``columns``, and B_BASE, B_K1, B_K2, B_N, B_G are
+    multiples.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    start : In(1)
+        For one cycle, while not ``busy``.
+    registers : In(registers_layout(config))
+        Unchanged, like all below, from ``start`` until not ``busy``; B_MODE 2 in an ADD.
+    rows, terms : In(16)
+        M and K.
+    skip, blocks : In(1)
+        The flags SKIP and BLOCK of the instruction.
+    flags : Out({enable, segment}), zero : In(V)
+        To and from the tile memory.
+    a, b : Out(stream of chunk_layout(config))
+    tiles : Out(stream of tile_layout(config))
+        A record is put in its queue with the first chunk of its tile (or block).
+    busy : Out(1)
+        From the cycle after ``start`` until the last chunk is in its queues.
+    skipped : Out(range(V + 1))
+        Slices left out, to be summed over all cycles; 1 cycle after the take of their chunk.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        flags = data.StructLayout({"enable": 1, "segment": segment_bits(config)})
+        super().__init__(
+            {
+                "start": In(1),
+                "registers": In(registers_layout(config)),
+                "rows": In(COUNT_BITS),
+                "terms": In(COUNT_BITS),
+                "skip": In(1),
+                "blocks": In(1),
+                "flags": Out(flags),
+                "zero": In(config.vector),
+                "a": Out(stream.Signature(chunk_layout(config))),
+                "b": Out(stream.Signature(chunk_layout(config))),
+                "tiles": Out(stream.Signature(tile_layout(config))),
+                "busy": Out(1),
+                "skipped": Out(range(config.vector + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.walker = walker = ChunkWalker(self.config)
+        m.submodules.filter = kept = ChunkFilter(self.config)
+        m.submodules.tiles = tiles = TileWalker(self.config)
+        for unit in (walker, tiles):
+            m.d.comb += [
+                unit.start.eq(self.start),
+                unit.registers.eq(self.registers),
+                unit.rows.eq(self.rows),
+                unit.blocks.eq(self.blocks),
+            ]
+        m.d.comb += [
+            tiles.terms.eq(self.terms),
+            tiles.place.eq(kept.o.payload.place),
+            kept.skip.eq(self._skips()),
+            self.skipped.eq(kept.skipped),
+        ]
+        waiting = self._look(m, walker, kept)
+        leave = self._queue(m, kept, tiles)
+        m.d.comb += [
+            tiles.step.eq(leave & kept.o.payload.last),
+            self.busy.eq(walker.valid | waiting | kept.busy),
+        ]
+        return m
+
+    def _skips(self) -> Value:
+        """Whether this product's slices of zeros are left out."""
+        if not self.config.skips:
+            return Const(0, 1)
+        registers, columns = self.registers, self.config.columns
+        aligned = [(registers[name] & (columns - 1)) == 0 for name in _B_STEPS]
+        in_slices = (registers.b_mode == BMode.SLICES) & (registers.b_k0 == columns)
+        return self.skip & in_slices & Cat(*aligned).all()
+
+    def _look(self, m: Module, walker: ChunkWalker, kept: ChunkFilter) -> Value:
+        """Ask for the flags of walked chunks and bring both to the filter.
+
+        Returns whether chunks are on their way.
+        """
+        latency = TileMemory.latency
+        depth = latency + 2
+        layout = looked_layout(self.config)
+        m.submodules.looked = looked = fifo.SyncFIFO(width=layout.size, depth=depth)
+        on_the_way = Signal(range(depth + 1))  # walked and not yet taken: each finds room
+        m.d.comb += walker.step.eq(walker.valid & (on_the_way < depth))
+        take = kept.i.valid & kept.i.ready
+        m.d.sync += on_the_way.eq(on_the_way + walker.step - take)
+        m.d.comb += [
+            self.flags.enable.eq(walker.step),
+            self.flags.segment.eq(walker.chunk.b_address >> (self.config.columns - 1).bit_length()),
+        ]
+        chunk, valid = walker.chunk, walker.step
+        for stage in range(latency):
+            delayed = Signal.like(walker.chunk, name=f"walked_{stage}", reset_less=True)
+            delayed_valid = Signal(name=f"walked_valid_{stage}")
+            m.d.sync += [delayed.eq(chunk), delayed_valid.eq(valid)]
+            chunk, valid = delayed, delayed_valid
+        m.d.comb += [
+            looked.w_en.eq(valid),
+            looked.w_data.eq(Cat(chunk, self.zero)),
+            kept.i.valid.eq(looked.r_rdy),
+            kept.i.payload.eq(looked.r_data),
+            looked.r_en.eq(kept.i.ready),
+        ]
+        return on_the_way.any()
+
+    def _queue(self, m: Module, kept: ChunkFilter, tiles: TileWalker) -> Value:
+        """Give a chunk to both sides, and the first of a tile to the issuer as well.
+
+        Returns whether a chunk leaves.
+        """
+        chunk, registers = kept.o.payload, self.registers
+        queues = {}
+        for name, o, depth in (
+            ("a", self.a, CHUNK_QUEUE),
+            ("b", self.b, CHUNK_QUEUE),
+            ("tile", self.tiles, TILE_QUEUE),
+        ):
+            width = len(o.payload.as_value())
+            m.submodules[f"{name}_queue"] = queue = fifo.SyncFIFO(width=width, depth=depth)
+            m.d.comb += [
+                o.valid.eq(queue.r_rdy),
+                o.payload.eq(queue.r_data),
+                queue.r_en.eq(o.ready),
+            ]
+            queues[name] = queue
+        leave = Signal()
+        room = queues["a"].w_rdy & queues["b"].w_rdy & (queues["tile"].w_rdy | ~chunk.first)
+        m.d.comb += [
+            kept.o.ready.eq(room),
+            leave.eq(kept.o.valid & room),
+            queues["a"].w_en.eq(leave),
+            queues["b"].w_en.eq(leave),
+            queues["tile"].w_en.eq(leave & chunk.first),
+            queues["tile"].w_data.eq(tiles.tile),
+        ]
+        a = Signal(chunk_layout(self.config))
+        b = Signal(chunk_layout(self.config))
+        for side in (a, b):
+            m.d.comb += [
+                side.bitmap.eq(chunk.bitmap),
+                side.first.eq(chunk.first),
+                side.last.eq(chunk.last),
+            ]
+        a_slices = registers.a_mode == AMode.SLICES
+        m.d.comb += [
+            a.mode.eq(Mux(a_slices, FeedMode.SLICES, FeedMode.LANES)),
+            a.address.eq(chunk.a_address),
+            a.stride.eq(registers.a_k0),
+            a.lanes.eq(tiles.tile.rows),
+            a.reset.eq(chunk.first & tiles.tile.reset & tiles.tile.first_block),
+            a.advance.eq(chunk.last & tiles.tile.advance),
+            b.address.eq(chunk.b_address),
+            b.stride.eq(registers.b_k0),
+            b.lanes.eq(tiles.tile.columns),
+            queues["a"].w_data.eq(a),
+            queues["b"].w_data.eq(b),
+        ]
+        with m.Switch(registers.b_mode):
+            with m.Case(BMode.SLICES):
+                m.d.comb += b.mode.eq(FeedMode.SLICES)
+            with m.Case(BMode.LANES):
+                m.d.comb += [b.mode.eq(FeedMode.LANES), b.stride.eq(registers.b_x)]
+            with m.Default():
+                m.d.comb += b.mode.eq(FeedMode.IDENTITY)
+                with m.If(chunk.later):
+                    m.d.comb += b.stride.eq(registers.b_k1)
+        return leave

@@ -1,0 +1,120 @@
+"""Walks the tiles of a product, and says of each what its results need."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.address_nest import AddressNest
+from hw.chunk_walker import place_layout
+from hw.machine_registers import registers_layout
+from hw.tile_record import tile_layout
+from sw.config import COUNT_BITS, MachineConfig
+from sw.scale import BLOCK
+
+#: Batches, row tiles, column tiles, blocks.
+_LEVELS = 4
+
+
+class TileWalker(wiring.Component):
+    """The records of a product's tiles (or blocks) in order, one per cycle.
+
+    The first is there in the cycle after ``start``, the next in the cycle after ``step``.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    start : In(1)
+        For one cycle.
+    registers : In(registers_layout(config))
+    rows, terms : In(16)
+        M and K.
+    blocks : In(1)
+        Whether every 32 terms are a block of their own.
+    place : In(place_layout())
+        Of this tile; the chunks bring it.
+    step : In(1)
+        Go on to the next tile.
+    tile : Out(tile_layout(config))
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "registers": In(registers_layout(config)),
+                "rows": In(COUNT_BITS),
+                "terms": In(COUNT_BITS),
+                "blocks": In(1),
+                "place": In(place_layout()),
+                "step": In(1),
+                "tile": Out(tile_layout(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        registers, place, tile = self.registers, self.place, self.tile
+        tile_end = self.step & place.last_block
+        row_tile_end = tile_end & place.last_column_tile
+        batch_end = row_tile_end & place.last_row_tile
+        step = Cat(
+            batch_end & ~place.last_batch,
+            row_tile_end & ~place.last_row_tile,
+            tile_end & ~place.last_column_tile,
+            self.step & ~place.last_block,
+        )
+        rows_left = Signal(COUNT_BITS)
+        batch_start = Signal()
+        tile_start = Signal()
+        with m.If(self.start | batch_end):
+            m.d.sync += [rows_left.eq(self.rows), batch_start.eq(1)]
+        with m.Elif(tile_end):
+            m.d.sync += batch_start.eq(0)
+            with m.If(place.last_column_tile):
+                m.d.sync += rows_left.eq(rows_left - self.config.rows)
+        with m.If(self.start | self.step):
+            m.d.sync += tile_start.eq(self.start | place.last_block)
+        m.d.comb += [
+            tile.rows.eq(Mux(place.last_row_tile, rows_left, self.config.rows)),
+            tile.columns.eq(Mux(place.last_column_tile, registers.nl, self.config.columns)),
+            tile.reset.eq(batch_start),
+            tile.advance.eq(place.last_block & place.last_column_tile),
+            tile.first_block.eq(tile_start),
+            tile.last_block.eq(place.last_block),
+            tile.last.eq(place.as_value().all()),
+        ]
+        self._walk(m, step)
+        return m
+
+    def _walk(self, m: Module, step: Value) -> None:
+        """The two parameter entries and the address of the output."""
+        registers, tile = self.registers, self.tile
+        block_count = Signal(len(tile.row_entry))
+        count = (self.terms + (BLOCK - 1)) >> BLOCK.bit_length() - 1
+        m.d.comb += block_count.eq(Mux(self.blocks, count, 1))
+        m.d.comb += tile.row_stride.eq(block_count)
+        rows = self.config.rows
+        tile_rows = sum(
+            (block_count << bit for bit in range(rows.bit_length()) if rows >> bit & 1), Const(0)
+        )
+        # Entries of column parameters follow each other from block to block and tile to tile.
+        column_step = Cat(step[0], step[1], Const(0, 1), step[2] | step[3])
+        for field, base, strides, levels in (
+            ("column_entry", registers.p_column, (registers.p_column_g, 0, 0, 1), column_step),
+            ("row_entry", registers.p_row, (registers.p_row_g, tile_rows, 0, 1), step),
+            ("offset", registers.o_base, (registers.o_g, 0, registers.o_n, 0), step),
+        ):
+            m.submodules[field] = nest = AddressNest(len(tile[field]), _LEVELS)
+            m.d.comb += [nest.load.eq(self.start), nest.base.eq(base), nest.step.eq(levels)]
+            m.d.comb += [nest.strides[i].eq(stride) for i, stride in enumerate(strides)]
+            entries = {
+                "column_entry": self.config.parameters,
+                "row_entry": self.config.row_parameters,
+            }.get(field, 1 << self.config.address_bits)
+            m.d.comb += tile[field].eq(nest.address & (entries - 1))
