@@ -1,0 +1,168 @@
+"""One side's way from tile memory to the array: chunks in, slices out."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.banked_memory import read_layout
+from hw.chunk import chunk_layout
+from hw.chunk_reader import SHIFT_BITS, ChunkReader, walk_layout
+from hw.identity import IdentitySlice
+from hw.operand import stored_layout
+from hw.shift_buffer import ShiftBuffer, slice_layout
+from hw.transposer import Transposer
+from sw.config import MachineConfig
+
+
+class Feeder(wiring.Component):
+    """Reads the slices of chunks into the shift buffer, in order, none lost or repeated.
+
+    Let D be ``depth`` and L a chunk's lanes. A chunk is accepted in cycle c when no other is held,
+    or in the cycle of the last step of the one held. Its steps are issued from c + 1 on, one per
+    cycle: one per lane (LANES), or one per wanted slice. A step of cycle t reads in t + 2
+    (``read.enable``, not IDENTITY), and its words come in t + 4.
+
+    - SLICES, IDENTITY: a step needs ``credits >= 1``; its slice enters the shift buffer in t + 4
+      and is on ``o`` from t + 5 on.
+    - LANES: the first step needs the transposer's room, the others follow in the next cycles. After
+      the last step in cycle t, the slices enter the shift buffer from t + 5 on, after those of
+      earlier chunks, one in each cycle with ``credits >= 1``, and are on ``o`` a cycle later.
+    - ``credits`` is D at first and after ``flush``; it is one less from the cycle after a step for
+      a slice or the entry of a slice of LANES, and one more from the cycle after a slice leaves.
+    - The transposer has room in cycle t if fewer than P (``pages``) chunks have a first step before
+      t and a slice that did not leave it before t; or if just P have, and n <= 5 slices of the
+      oldest are left of which one is offered, and ``credits >= n`` (all in cycle t).
+
+    So a consumer that takes a slice per cycle gets one per cycle, chunk after chunk, in SLICES and
+    IDENTITY always, in LANES if chunks have at least max(L, V/2) slices each and L <= V/2. From the
+    first read to the first slice on ``o`` it is 3 cycles (SLICES), L + 3 (LANES).
+
+    Parameters
+    ----------
+    config : MachineConfig
+    side : {"a", "b"}
+        Lanes are rows or columns. See ``chunk_layout`` for what each side can do.
+
+    Members
+    -------
+    chunks : In(stream of chunk_layout(config))
+        All of one mode, or of another only when ``busy`` is 0.
+    walk : In(walk_layout(config))
+        Side A only; constant while ``busy``.
+    read : Out(read_layout(address_bits))
+    words : In(array(stored, V))
+        What the tile memory read, ``TileMemory.latency`` cycles after ``read``.
+    o : Out(stream of slice_layout(config, lanes))
+        Lanes that the chunk does not want may hold anything.
+    flush : In(1)
+        Empties the shift buffer; only while ``busy`` is 0.
+    busy : Out(1)
+        There are slices to come besides those in the shift buffer.
+    level : Out(range(depth + 1))
+        Slices in the shift buffer.
+
+    Raises
+    ------
+    ValueError
+        If the side is neither.
+    """
+
+    def __init__(self, config: MachineConfig, side: str) -> None:
+        self.config = config
+        self.side = side
+        self.lanes = config.rows if side == "a" else config.columns
+        self.reader = ChunkReader(config, side)
+        self.buffer = ShiftBuffer(config, self.lanes)
+        self.depth = self.buffer.depth
+        self.transposer = Transposer(config, self.lanes, ChunkReader.latency, self.depth)
+        self.pages = self.transposer.pages
+        walk = {"walk": In(walk_layout(config))} if side == "a" else {}
+        words = data.ArrayLayout(stored_layout(config.format), config.vector)
+        super().__init__(
+            {
+                "chunks": In(stream.Signature(chunk_layout(config))),
+                **walk,
+                "read": Out(read_layout(config.address_bits)),
+                "words": In(words),
+                "o": Out(stream.Signature(slice_layout(config, self.lanes))),
+                "flush": In(1),
+                "busy": Out(1),
+                "level": Out(range(self.depth + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.reader = reader = self.reader
+        m.submodules.transposer = transposer = self.transposer
+        m.submodules.buffer = buffer = self.buffer
+        connect(m, flipped(self.chunks), reader.chunks)
+        connect(m, buffer.o, flipped(self.o))
+        if self.side == "a":
+            m.d.comb += reader.walk.eq(self.walk)
+        m.d.comb += [
+            self.read.eq(reader.read),
+            self.level.eq(buffer.level),
+            self.busy.eq(reader.busy | transposer.busy),
+            buffer.flush.eq(self.flush),
+            reader.room.eq(transposer.room),
+        ]
+        self._transpose(m)
+        self._push(m)
+        self._count(m)
+        return m
+
+    def _transpose(self, m: Module) -> None:
+        reader, transposer = self.reader, self.transposer
+        m.d.comb += [
+            transposer.start.enable.eq(reader.start),
+            transposer.start.bitmap.eq(reader.chunk.bitmap),
+            transposer.start.first.eq(reader.chunk.first),
+            transposer.start.last.eq(reader.chunk.last),
+            transposer.full.eq(reader.full),
+            transposer.vector.enable.eq(reader.step.enable & ~reader.step.direct),
+            transposer.vector.lane.eq(reader.step.lane),
+            transposer.vector.close.eq(reader.step.close),
+            transposer.vector.words.eq(self.words),
+        ]
+
+    def _push(self, m: Module) -> None:
+        """The slice of this cycle: the step's own, or the transposer's."""
+        step, transposer, i = self.reader.step, self.transposer, self.buffer.i
+        m.d.comb += [
+            i.valid.eq(transposer.valid & transposer.go),
+            i.payload.words.eq(transposer.words),
+            i.payload.first.eq(transposer.first),
+            i.payload.last.eq(transposer.last),
+        ]
+        with m.If(step.direct):
+            m.d.comb += [
+                i.valid.eq(step.enable),
+                i.payload.words.eq(self.words),
+                i.payload.first.eq(step.first),
+                i.payload.last.eq(step.last),
+            ]
+        if self.side == "b":
+            identity = IdentitySlice(self.config.format, self.lanes, len(step.index), SHIFT_BITS)
+            m.submodules.identity = identity
+            m.d.comb += [identity.index.eq(step.index), identity.shift.eq(step.shift)]
+            with m.If(step.identity):
+                m.d.comb += i.payload.words.eq(identity.words)
+
+    def _count(self, m: Module) -> None:
+        """Credits: places of the shift buffer that no slice has or is on its way to."""
+        transposer, buffer = self.transposer, self.buffer
+        credits = Signal(range(self.depth + 1), init=self.depth)
+        spent, returned = Signal(), Signal()
+        m.d.comb += [
+            spent.eq(self.reader.slice | (transposer.valid & transposer.go)),
+            returned.eq(buffer.o.valid & buffer.o.ready),
+            self.reader.place.eq(credits != 0),
+            transposer.go.eq(credits != 0),
+            transposer.places.eq(credits),
+        ]
+        m.d.sync += credits.eq(credits + returned - spent)
+        with m.If(self.flush):
+            m.d.sync += credits.eq(self.depth)
