@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 
 from sw import native
@@ -31,7 +30,7 @@ class _Matrix(ctypes.Structure):
 
     _fields_ = (
         ("words", ctypes.c_void_p),
-        *((name, ctypes.c_int32) for name in ("bits", "unity")),
+        *((name, ctypes.c_int32) for name in ("bits", "unity", "word_bytes")),
         *((name, ctypes.c_int64) for name in ("lane_stride", "term_stride", "lanes", "terms")),
     )
 
@@ -189,8 +188,7 @@ def _run(
     flat = [t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (a, b, *per_row)]
     results = out.view(-1, *out.shape[-2:])
     for index in range(math.prod(batch)):
-        # The kernel reads 16-bit words; the strides of a transposed matrix stay.
-        left, right = (_as_16_bits(t[index]) for t in flat[:2])
+        left, right = flat[0][index], flat[1][index]
         vectors = [t[index].contiguous() for t in flat[2:]]
         arguments = _arguments(left, right, results[index], a_format, b_format)
         if lifts is not None:
@@ -204,13 +202,6 @@ def _run(
             check_words("b", b, b_format)
             refuse_words("a and b", status, a_format)  # unreachable while the kernel is right
     return out
-
-
-def _as_16_bits(words: torch.Tensor) -> torch.Tensor:
-    if words.dtype == torch.uint16:
-        return words
-    # numpy, on this thread: for so little work torch would wake all of its threads
-    return torch.from_numpy(words.numpy().astype(np.int16))
 
 
 def _arguments(
@@ -249,6 +240,7 @@ def _matrix(
         words=words.data_ptr(),
         bits=format.bits,
         unity=format.unity,
+        word_bytes=words.dtype.itemsize,
         lane_stride=lane_stride,
         term_stride=term_stride,
         lanes=lanes,

@@ -91,8 +91,13 @@ def threads() -> ctypes.c_int:
     return ctypes.c_int(torch.get_num_threads())
 
 
-def build() -> Path:
+def build(flags: tuple[str, ...] = ()) -> Path:
     """Compile the kernels if the cache lacks them.
+
+    Parameters
+    ----------
+    flags : tuple of str
+        For the compiler, after :data:`FLAGS`.
 
     Returns
     -------
@@ -108,7 +113,7 @@ def build() -> Path:
     if command is None:
         raise OSError("no C++ compiler found: install g++ or set CXX")
     sources = sorted(KERNELS.glob("*.cpp"))
-    digest = hashlib.sha256(" ".join((command, *FLAGS)).encode())
+    digest = hashlib.sha256(" ".join((command, *FLAGS, *flags)).encode())
     for path in sorted(KERNELS.iterdir()):
         digest.update(path.read_bytes())
     digest.update(_version(command) + _processor())
@@ -120,7 +125,7 @@ def build() -> Path:
         objects = [Path(scratch) / f"{path.stem}.o" for path in sources]
         running = [
             subprocess.Popen(
-                [command, *FLAGS, "-c", str(source), "-o", str(built)],
+                [command, *FLAGS, *flags, "-c", str(source), "-o", str(built)],
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -140,16 +145,21 @@ def build() -> Path:
     return target
 
 
-@functools.cache
-def _load() -> ctypes.CDLL | None:
-    try:
-        loaded = ctypes.CDLL(str(build()))
-    except OSError as error:
-        warnings.warn(f"compiled kernels are left out, plain torch is used: {error}", stacklevel=4)
-        return None
+def load(path: Path) -> ctypes.CDLL:
+    """The library that :func:`build` made, its functions declared."""
+    loaded = ctypes.CDLL(str(path))
     for name in COUNTING:
         getattr(loaded, name).restype = ctypes.c_long
     return loaded
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | None:
+    try:
+        return load(build())
+    except OSError as error:
+        warnings.warn(f"compiled kernels are left out, plain torch is used: {error}", stacklevel=4)
+        return None
 
 
 def _check(command: str, message: str, status: int) -> None:

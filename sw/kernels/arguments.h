@@ -9,13 +9,23 @@
 #include "words.h"
 
 struct Matrix {
-    const std::uint16_t* words;
-    std::int32_t bits, unity;
+    const void* words;
+    std::int32_t bits, unity, word_bytes;   // words of 1 or 2 bytes
     std::int64_t lane_stride, term_stride;  // in words; a lane is a row of a, a column of b
     std::int64_t lanes, terms;
+
+    const std::uint16_t* wide_words() const { return static_cast<const std::uint16_t*>(words); }
+    std::int32_t word_at(long lane, long term) const {
+        const long at = lane * lane_stride + term * term_stride;
+        return word_bytes == 1 ? static_cast<const std::uint8_t*>(words)[at] : wide_words()[at];
+    }
+    std::int32_t operand_at(long lane, long term) const {
+        return operand(word_at(lane, term), bits - 1, (1 << (bits - 1)) - 1, unity);
+    }
 };
 
-enum Status { kDone = 0, kBadA = 1, kBadB = 2 };
+// kDeclined: nothing was written, another way must be taken.
+enum Status { kDone = 0, kBadA = 1, kBadB = 2, kDeclined = 3 };
 
 // Mirrors sw.matmul_native.Arguments.
 struct Arguments {

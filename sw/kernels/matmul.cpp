@@ -13,6 +13,7 @@ constexpr long kPairs = 256;          // terms / 2 of a panel that stay in the f
 constexpr long kBlockRows = 192;      // rows of a whose panels stay in the second-level cache
 constexpr long kPanelGroup = 8;       // column panels that are drained together
 constexpr long kBlockColumns = 4096;  // columns of b packed at a time
+constexpr long kWidenGrain = 1 << 16;  // words worth a thread of their own
 
 typedef std::int32_t Narrow __attribute__((vector_size(4 * kLanes)));
 typedef std::int64_t Wide __attribute__((vector_size(8 * kLanes)));
@@ -160,11 +161,45 @@ class Product {
     }
 };
 
+// A copy of a matrix of bytes with words of 16 bits, neighbours in memory as they were.
+class Widened {
+    std::unique_ptr<std::uint16_t[]> words_;
+
+  public:
+    Matrix matrix;
+
+    Widened(const Matrix& m, int threads) : matrix(m) {
+        if (m.word_bytes != 1) return;
+        words_ = std::make_unique_for_overwrite<std::uint16_t[]>(m.lanes * m.terms);
+        const bool along = m.term_stride == 1;
+        const long lines = along ? m.lanes : m.terms, length = along ? m.terms : m.lanes;
+        const long line_stride = along ? m.lane_stride : m.term_stride;
+        const long stride = along ? m.term_stride : m.lane_stride;
+        const auto* bytes = static_cast<const std::uint8_t*>(m.words);
+        parallel_ranges(lines, kWidenGrain / std::max(length, 1l), threads, [&](long begin, long end) {
+            for (long i = begin; i < end; ++i) {
+                const std::uint8_t* from = bytes + i * line_stride;
+                std::uint16_t* to = &words_[i * length];
+                if (stride == 1)
+                    std::copy_n(from, length, to);
+                else
+                    for (long j = 0; j < length; ++j) to[j] = from[j * stride];
+            }
+        });
+        matrix.words = words_.get();
+        matrix.word_bytes = 2;
+        matrix.lane_stride = along ? length : 1;
+        matrix.term_stride = along ? 1 : length;
+    }
+};
+
 }  // namespace
 
 extern "C" int matmul_words(const Arguments* arguments) {
-#if defined(ATREIDES_AMX)
-    if (AmxProduct::is_faster(*arguments) && amx_is_permitted()) return AmxProduct(*arguments).run();
-#endif
-    return arguments->digits ? Product<true>(*arguments).run() : Product<false>(*arguments).run();
+    if (int status = multiply_by_amx(*arguments); status != kDeclined) return status;
+    Widened a(arguments->a, arguments->threads), b(arguments->b, arguments->threads);
+    Arguments wide = *arguments;
+    wide.a = a.matrix;
+    wide.b = b.matrix;
+    return wide.digits ? Product<true>(wide).run() : Product<false>(wide).run();
 }

@@ -41,7 +41,7 @@ inline void add_flags(std::int8_t* __restrict flags, const std::uint16_t* words,
 // Which terms of the wide operand hold +32768 (bit 0) and -32768 (bit 1).
 inline std::vector<std::int8_t> find_overflow(const Matrix& m, int threads) {
     std::vector<std::int8_t> found(m.terms, 0);
-    const std::uint16_t* words = m.words;
+    const std::uint16_t* words = m.wide_words();
     parallel_ranges(m.terms, 64, m.term_stride == 1 || m.lane_stride == 1 ? threads : 1,
                     [&](long begin, long end) {
         std::int8_t* __restrict flags = found.data();
@@ -92,7 +92,7 @@ class PanelPacker {
     std::vector<std::int16_t> line_;
 
     std::int32_t at(long lane, long term) {
-        std::int32_t word = m_.words[lane * m_.lane_stride + term * m_.term_stride];
+        std::int32_t word = m_.word_at(lane, term);
         outside_ |= word >> m_.bits;
         std::int32_t value = operand(word, m_.bits - 1, (1 << (m_.bits - 1)) - 1, m_.unity);
         return !plan_.negated.empty() && plan_.negated[term] ? -value : value;
@@ -114,7 +114,7 @@ class PanelPacker {
 
     // One term of the lanes first..first+count as operands, in the wide operand short of 32768.
     void convert_term(std::int32_t* values, long first, long count, long term) {
-        const std::uint16_t* row = m_.words + first + term * m_.term_stride;
+        const std::uint16_t* row = m_.wide_words() + first + term * m_.term_stride;
         const std::int32_t bits = m_.bits, code = (1 << (bits - 1)) - 1, unity = m_.unity;
         const std::int32_t sign = plan_.negated.empty() ? 0 : plan_.negated[term];
         const std::int32_t most = wide_ ? kOverflow - 1 : kOverflow;
@@ -164,8 +164,8 @@ class PanelPacker {
             const std::int8_t* negated =
                 plan_.negated.empty() ? nullptr : plan_.negated.data() + block.first_term;
             for (long i = 0; i < count; ++i) {
-                const std::uint16_t* row = m_.words +
-                                  (first + i) * m_.lane_stride + block.first_term * m_.term_stride;
+                const std::uint16_t* row = m_.wide_words() + (first + i) * m_.lane_stride +
+                                           block.first_term * m_.term_stride;
                 long step = m_.term_stride;
                 std::int32_t any = 0;
                 auto convert = [&](long t, std::int32_t word, std::int32_t sign) {
