@@ -81,7 +81,7 @@ def function_layout(config: MachineConfig) -> data.StructLayout:
 class ColumnTail(wiring.Component):
     """Makes words, or an exact value, of the sums that leave one column.
 
-    A token comes 2 cycles before its sum is on the bus, one per cycle; nothing stalls.
+    A token comes 3 cycles before its sum is on the bus, one per cycle; nothing stalls.
 
     Parameters
     ----------
@@ -158,8 +158,13 @@ class ColumnTail(wiring.Component):
             parameters.read.enable.eq(self.token.valid & self.token.first),
             parameters.read.entry.eq(self.token.entry),
         ]
-        column = parameters.data
-        used = self.function.column_parameters
+        # A register behind the memory, whose output is late in its cycle on an FPGA; from here on,
+        # one cycle before the bus, `ahead` is the token.
+        column, ahead = Signal(column_layout(self.config)), Signal(self.token.shape())
+        m.d.sync += [
+            ahead.eq(self.token_next),
+            column.eq(Mux(self.function.column_parameters, parameters.data.as_value(), 0)),
+        ]
         m.submodules.drain = drain = ColumnDrain(
             self.config.format,
             self.config.aligned_bits,
@@ -168,34 +173,33 @@ class ColumnTail(wiring.Component):
             self.config.rounding,
             self.exact_latency,
         )
-        sum_ready = self._align(m)
+        sum_ready = self._align(m, ahead, column)
         m.d.comb += [
-            drain.row_shift.eq(self.token_next.shift),
-            drain.column_shift.eq(Mux(used, column.shift, 0)),
-            drain.bias.eq(Mux(used, column.bias, 0)),
+            drain.row_shift.eq(ahead.shift),
+            drain.column_shift.eq(column.shift),
+            drain.bias.eq(column.bias),
             drain.accumulator.eq(sum_ready),
         ]
         words = self._activate(m, [drain.o[i] for i in range(len(self.formats))])
-        self._leave(m, sum_ready, words)
+        self._leave(m, ahead, sum_ready, words)
         return m
 
-    def _align(self, m: Module) -> Value:
+    def _align(self, m: Module, ahead: data.View, column: data.View) -> Value:
         """The sum of a row's blocks so far, ``exact_latency`` cycles behind the bus."""
         if not self.config.blocks:
             return self.bus
-        token, column = self.token_next, self.parameters.data
         lift = Signal(LIFT_BITS + 1)
         with m.If(self.function.blocks):
-            m.d.sync += lift.eq(token.lift + column.lift)
+            m.d.sync += lift.eq(ahead.lift + column.lift)
         with m.Else():
             m.d.sync += lift.eq(0)
         m.submodules.aligner = aligner = BlockAligner(
             self.config.accumulator_bits, self.config.aligned_bits, self.config.rows, len(lift)
         )
         m.d.comb += [
-            aligner.valid.eq(delay(m, "bus_valid", token.valid, 1)),
-            aligner.first.eq(delay(m, "bus_first_block", token.first_block, 1)),
-            aligner.row.eq(delay(m, "bus_row", token.row, 1)),
+            aligner.valid.eq(delay(m, "bus_valid", ahead.valid, 1)),
+            aligner.first.eq(delay(m, "bus_first_block", ahead.first_block, 1)),
+            aligner.row.eq(delay(m, "bus_row", ahead.row, 1)),
             aligner.accumulator.eq(self.bus),
             aligner.lift.eq(lift),
         ]
@@ -226,11 +230,11 @@ class ColumnTail(wiring.Component):
         looks_up = function == Function.TABLE
         return [Mux(looks_up, table.o[i], word) for i, word in enumerate(words)]
 
-    def _leave(self, m: Module, exact: Value, words: list[Value]) -> None:
+    def _leave(self, m: Module, ahead: data.View, exact: Value, words: list[Value]) -> None:
         """Hand the row on where its destination wants it, at the time that this takes."""
-        token, destination = self.token_next, self.function.destination
-        drained = delay(m, "sum_ready", token.valid & token.drained, 1 + self.exact_latency)
-        last = delay(m, "sum_last", token.last, 1 + self.exact_latency)
+        destination = self.function.destination
+        drained = delay(m, "sum_ready", ahead.valid & ahead.drained, 1 + self.exact_latency)
+        last = delay(m, "sum_last", ahead.last, 1 + self.exact_latency)
         late = self.latency - self.exact_latency
         # An exact row leaves here: the next instruction may begin before it would be a word.
         becomes_word = drained & (destination != Destination.EXACT)

@@ -20,7 +20,7 @@ from sw.config import COUNT_BITS, MachineConfig
 from sw.isa import Destination
 
 #: Cycles from an event to the bus that the tokens need: what an array takes at least.
-LEAST_ARRAY_LATENCY = RowSequencer.latency + 2
+LEAST_ARRAY_LATENCY = RowSequencer.latency + 3
 #: Cycles from the last lane of a row to its write, or to its place in the queue.
 _COLLECTED = 2
 
@@ -83,7 +83,7 @@ class ResultRows(wiring.Component):
     ----------
     config : MachineConfig
     array_latency : int
-        Cycles from an event to its row 0 on ``bus[0]``; at least 4.
+        Cycles from an event to its row 0 on ``bus[0]``; at least 5.
 
     Members
     -------

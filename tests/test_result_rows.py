@@ -219,7 +219,7 @@ def test_a_host_that_takes_every_row_gets_it_in_the_cycle_in_which_it_is_queued(
 def test_credits_never_hold_up_events_at_the_least_spacing_while_the_host_takes_rows() -> None:
     """A tile every `rows` cycles: the queue is deep enough for its own latency."""
     config = MachineConfig(bits=3, rows=8, columns=8, blocks=True, table=True, **SMALL)
-    bench = Bench(config, SEED, extra=2, ready=1.0)
+    bench = Bench(config, SEED, extra=1, ready=1.0)
     events = 6
 
     async def testbench(context) -> None:
@@ -242,5 +242,5 @@ def test_credits_never_hold_up_events_at_the_least_spacing_while_the_host_takes_
 
 
 def test_an_array_that_is_too_fast_is_refused() -> None:
-    with pytest.raises(ValueError, match="array_latency must be at least 4, not 3"):
-        ResultRows(MachineConfig(), 3)
+    with pytest.raises(ValueError, match="array_latency must be at least 5, not 4"):
+        ResultRows(MachineConfig(), 4)
