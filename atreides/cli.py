@@ -56,10 +56,22 @@ class Subcommand:
 
 SUBCOMMANDS: Final = (
     Subcommand(
+        "assemble",
+        "Turn a program's text into words for the machine.",
+        "atreides.assemble",
+        "assemble",
+    ),
+    Subcommand(
         "demo",
         "Train a small network, quantize it and run it on Superfloat arithmetic.",
         "atreides.demo",
         "demo",
+    ),
+    Subcommand(
+        "disassemble",
+        "Turn a program's words back into text.",
+        "atreides.assemble",
+        "disassemble",
     ),
     Subcommand(
         "doctor",

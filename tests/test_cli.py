@@ -14,6 +14,7 @@ from atreides import __version__
 from atreides.cli import SUBCOMMANDS, Subcommand, main
 
 ROOT = Path(__file__).parent.parent
+COMMANDS = [subcommand.name for subcommand in SUBCOMMANDS]
 HEAVY = ("torch", "numpy", "amaranth", "cocotb")
 
 
@@ -74,7 +75,7 @@ def test_help_imports_no_subcommand(planted: list[Subcommand], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nonsense"], "command must be one of demo, doctor, not 'nonsense'"),
+        (["nonsense"], f"command must be one of {', '.join(COMMANDS)}, not 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense; options are --help, --version"),
         (["doctor", "--nonsense"], "No such option: --nonsense; options are --help, --json"),
     ],
