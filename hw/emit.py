@@ -182,7 +182,9 @@ def _extension_rule(cell: str, a_width: str, b_width: str | None, y_width: str) 
             f"parameter {name}_SIGNED = 0; parameter {name}_WIDTH = 1;",
             f"input [{name}_WIDTH-1:0] {name};",
             f"wire [{width}-1:0] wide_{name};",
-            f"generate if ({name}_SIGNED) assign wide_{name} = $signed({name});",
+            # an operand without bits is 0, but its port [-1:0] has two, which nothing drives
+            f"generate if ({name}_WIDTH == 0) assign wide_{name} = 0;",
+            f"else if ({name}_SIGNED) assign wide_{name} = $signed({name});",
             f"else assign wide_{name} = {name}; endgenerate",
         ]
         fits.append(f"{name}_WIDTH == {width}")
