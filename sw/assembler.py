@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sw.checks import State, initial_state
-from sw.config import MachineConfig
+from sw.config import COUNT_BITS, MachineConfig
 from sw.isa import (
     FAULT_MEANINGS,
     INSTRUCTIONS,
@@ -276,13 +276,19 @@ def _detail(
     fault: Fault, instruction: Instruction | None, state: State, config: MachineConfig
 ) -> str:
     """What the registers of a faulting instruction would have to hold."""
+    product = instruction is not None and instruction.opcode in (Opcode.GEMM, Opcode.ADD)
+    if product and fault == Fault.SIZE:
+        return (
+            f": counts must be at least 1, NL at most {config.columns}, M, N and K at most "
+            f"{(1 << COUNT_BITS) - 1} and K at most {config.max_terms}"
+        )
     if instruction is None or fault not in (Fault.VALUE, Fault.RANGE):
         return ""
     if fault == Fault.VALUE:
         register = Register(instruction.operands[0])
         largest = (1 << REGISTERS[register].kind.width(config)) - 1
         return f": {register.name} must be 0 to {largest}, not {instruction.operands[1]}"
-    if instruction.opcode in (Opcode.LDR, Opcode.LDC, Opcode.STR):
+    if not product:
         slot = instruction.operands[0] + state.registers[Register.TILE_BASE]
         return f": tile slot must be 0 to {config.slots - 1}, not {slot}"
     return f": the memory has {config.memory_words} words"

@@ -1,4 +1,4 @@
-"""The page of the instruction set, made from its tables: ``python -m sw.isa_page > docs/isa.md``."""
+"""The page of the instruction set, from its tables: ``python -m sw.isa_page > docs/isa.md``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ the activation buffer empty.
 """
 _FIELDS = """\
 Sizes (`row`, `col`) are 1 to 16, 16 encoded as 0. Fields marked - must be 0. `SET` is followed by \
-two words, the low and the high half of its value. Everything else is undefined, and so is what breaks a rule: {}.
+two words, the low and the high half of its value. Everything else is undefined, \
+and so is what breaks a rule: {}.
 """
 _GEMM = """\
 ## GEMM and ADD
@@ -70,8 +71,8 @@ batch, each {rows} rows, each column tile, the rows in order.
 - `act`: `linear`; `relu`; `clamp` to 0 .. CLAMP; `table`, the piecewise-linear function of 32 \
 segments that the host wrote.
 - `column`: column j of tile t has the bias and shift of entry P_COLUMN + g P_COLUMN_G + t; \
-without it both are 0. `row`: row m has the shift of entry P_ROW + g P_ROW_G + m; without it 0. Entries \
-are counted modulo the memory's depth.
+without it both are 0. `row`: row m has the shift of entry P_ROW + g P_ROW_G + m; without it 0. \
+Entries are counted modulo the memory's depth.
 - `block`: a scale per 32 terms. Entries are counted per block: P_COLUMN + g P_COLUMN_G + \
 t blocks + b, P_ROW + g P_ROW_G + m blocks + b. Block b's sum is multiplied by two to the power of \
 the sum of both lifts; shift and bias are those of the last block's entries. K1 and K2 must be 1.
@@ -110,10 +111,10 @@ Requests `{{space, write, count - 1, address, data}}` are taken between programs
 {spaces}
 
 Column parameters: bias in bits 0 to 15, shift in 16 to 23, lift in 24 to 27. Row parameters: \
-shift in bits 0 to 7, lift in 8 to 11. Table: segment i's start, 17 bits in units of 2**-15, at 2i, \
-its slope, 16 bits in units of 2**-11, at 2i + 1. Tiles: up to `columns` words side by side. Tiles \
-and counters can be read; the reply is a beat of the result stream, word j at j times the bits of \
-a lane.
+shift in bits 0 to 7, lift in 8 to 11. Table: segment i's start, 17 bits in units of 2**-15, at \
+2i, its slope, 16 bits in units of 2**-11, at 2i + 1. Tiles: up to `columns` words side by side. \
+Tiles and counters can be read; the reply is a beat of the result stream, word j at j times the \
+bits of a lane.
 
 Beats of the result stream have kind {kinds}, the number of words, `last` in the last row of an \
 instruction, and a lane per column: words, or sums in two's complement.

@@ -74,7 +74,7 @@ def test_disassembly_of_every_word_assembles_to_that_word() -> None:
         ("ADD stream, 0, skip", "p.s:1:1: undefined encoding: ADD has no flag skip"),
         ("GEMM stream, table", "p.s:1:1: undefined encoding (8130)"),
         ("GEMM disk", "p.s:1:6: name 'disk' is not defined; dest is one of memory, stream, exact"),
-        ("SET K0, 0\nGEMM stream", "p.s:2:1: size larger than the array (8100)"),
+        ("SET K0, 0\nGEMM stream", "p.s:2:1: size larger than the array: counts must be"),
         ("GEMM memory", "p.s:1:1: result that overlaps an operand (8000)"),
         ("SET A_BASE, 1023\nSET K0, 2\nGEMM stream", "p.s:3:1: address beyond the tile memory"),
         ("SET TILE_BASE, 9\nLDR 7, 8, 8", "p.s:2:1: address beyond the tile memory: tile slot"),
