@@ -60,6 +60,19 @@ _CELL_WIDTHS: Final = {
     ("shl", "sshl", "shr", "sshr"): (_WIDEST_SHIFTED, "B_WIDTH", _WIDEST_SHIFTED),
 }
 
+#: A techmap rule for the logical not of a vector, which linters take for a mistake.
+_NOT_ANY_RULE: Final = r"""
+(* techmap_celltype = "$logic_not" *)
+module not_any(A, Y);
+parameter A_SIGNED = 0; parameter A_WIDTH = 1; parameter Y_WIDTH = 1;
+input [A_WIDTH-1:0] A; output [Y_WIDTH-1:0] Y;
+wire _TECHMAP_FAIL_ = A_WIDTH == 1 || Y_WIDTH != 1;
+wire any;
+\$reduce_or #(.A_SIGNED(0), .A_WIDTH(A_WIDTH), .Y_WIDTH(1)) joined (.A(A), .Y(any));
+\$not #(.A_SIGNED(0), .A_WIDTH(1), .Y_WIDTH(1)) inverted (.A(any), .Y(Y));
+endmodule
+"""
+
 _IDENTIFIER: Final = re.compile(r"\\\S+ |\b[A-Za-z_]\w*")
 _SLICE: Final = re.compile(rf"({_IDENTIFIER.pattern})(?:\[(\d+)(?::(\d+))?\])?")
 #: Header, direction and type.
@@ -169,9 +182,10 @@ def _run_yosys(design: str, module_name: str) -> str:
 
 def _extension_rules() -> str:
     """Yosys techmap rules that give every operator operands of its own width."""
-    return "\n".join(
+    rules = [
         _extension_rule(cell, *widths) for cells, widths in _CELL_WIDTHS.items() for cell in cells
-    )
+    ]
+    return "\n".join([*rules, _NOT_ANY_RULE])
 
 
 def _extension_rule(cell: str, a_width: str, b_width: str | None, y_width: str) -> str:
@@ -209,10 +223,11 @@ def _extension_rule(cell: str, a_width: str, b_width: str | None, y_width: str) 
 
 def _order_ports(verilog: str, names: Sequence[str]) -> str:
     """The module with its ports in the order of the signature, after clock and reset."""
-    header = re.search(r"^module (\S+) ?\((.*)\);$", verilog, re.MULTILINE)
+    # Yosys breaks the line after 20 ports.
+    header = re.search(r"^module (\S+) ?\(([^)]*)\);$", verilog, re.MULTILINE)
     if header is None:
         raise EmissionError(f"Verilog must start with a module, not {verilog[:80]!r}")
-    found = header[2].split(", ")
+    found = re.split(r"\s*,\s*", header[2].strip())
     order = [name for name in (CLOCK, RESET, *names) if name in found]
     if sorted(order) != sorted(found):
         raise EmissionError(f"ports must be {', '.join(names)}, not {', '.join(found)}")
@@ -268,8 +283,8 @@ def _split_unread_bits(verilog: str) -> str:
 def _split_initial_values(verilog: str) -> str:
     """The module with ``initial`` statements, which linters tell from the clocked assignments."""
     return re.sub(
-        r"^  reg (\[\d+:\d+\] )?(\S+ ?) = (\S+);$",
-        lambda found: f"  reg {found[1] or ''}{found[2]};\n  initial {found[2]} = {found[3]};",
+        r"^  reg ((?:signed )?(?:\[\d+:\d+\] )?)(\S+ ?) = (\S+);$",
+        lambda found: f"  reg {found[1]}{found[2]};\n  initial {found[2]} = {found[3]};",
         verilog,
         flags=re.MULTILINE,
     )
