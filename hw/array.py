@@ -68,6 +68,7 @@ class SystolicArray(wiring.Component):
         check_side("columns", columns)
         self.rows = rows
         self.columns = columns
+        self.ignored_inputs = unread_inputs(format, rows, columns)
         self.latency = Cell.latency + 1 + (rows > BUS_CELLS)
         self.cells = [
             [Cell(format, max_terms, multiplier, target) for _ in range(columns)]
@@ -107,6 +108,12 @@ class SystolicArray(wiring.Component):
         register = Signal(self.bus[0].shape(), name=name)
         m.d.sync += register.eq(reduce(or_, sums))
         return register
+
+
+def unread_inputs(format: SFx, rows: int, columns: int) -> tuple[str, ...]:
+    """The inputs of an edge or an array of which a bit has no influence: unity, without unity."""
+    lanes = [*(f"a_{i}" for i in range(rows)), *(f"b_{j}" for j in range(columns))]
+    return () if format.unity else tuple(lanes)
 
 
 def check_side(name: str, value: int) -> None:

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.array import check_side
+from hw.array import check_side, unread_inputs
 from hw.operand import CONTROL, OperandEncoder, operand_layout, stored_layout
 from sw.format import SFx
 
@@ -66,6 +66,7 @@ class ArrayEdge(wiring.Component):
         self.rows = rows
         self.columns = columns
         self.hold = hold
+        self.ignored_inputs = unread_inputs(format, rows, columns)
         stored, operand = stored_layout(format), operand_layout(format)
         super().__init__(
             {

@@ -101,7 +101,7 @@ def random_steps(format: SFx, count: int) -> list[Step]:
 
 
 @pytest.mark.parametrize("target", ["generic", "ecp5"])
-@pytest.mark.parametrize("format", [f for f in FORMATS if f.bits <= 4], ids=str)
+@pytest.mark.parametrize("format", [f for f in FORMATS if f.bits <= 5], ids=str)
 def test_every_product_of_words_is_exact(format, target):
     words = range(1 << format.bits)
     steps = [Step(a, b, first=1, last=1) for a in words for b in words]
