@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.arguments import Parser
+from bench.hardware_array import array_cells
 from bench.hardware_table import write_table
 from bench.hardware_units import (
     BOOTH,
@@ -42,9 +44,9 @@ UNITS: Final = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.hardware", description=__doc__)
+    parser = Parser("hardware", __doc__)
     parser.add_argument("--widths", type=_widths, default=_widths("3-16"), metavar="3-16|4,8,16")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
+    parser.add_argument("--target", type=_target, action="append", help="default: all")
     parser.add_argument("--place", action="store_true", help="place and route on ECP5 for MHz")
     parser.add_argument("--write-table", action="store_true", help="search for auto's choices")
     options = parser.parse_args(arguments)
@@ -58,13 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         rows = _measure(measurements, targets, options.widths, options.place, console)
     except SynthesisError as error:
-        print(f"hardware: {error}", file=sys.stderr)
+        print(f"bench.hardware: {error}", file=sys.stderr)
         return 2
     for target in targets:
         _print(console, target, [row for row in rows if row["target"] == target])
     write_whole(OUTPUT / "hardware.json", json.dumps(rows, indent=1) + "\n")
     console.print(f"written: {OUTPUT / 'hardware.json'}")
     return 0
+
+
+def _target(text: str) -> str:
+    if text not in TARGETS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(TARGETS)}, not {text!r}")
+    return text
 
 
 def _widths(text: str) -> list[int]:
@@ -78,7 +86,7 @@ def _widths(text: str) -> list[int]:
         widths = []
     if not widths or not all(MIN_BITS <= bits <= MAX_BITS for bits in widths):
         raise argparse.ArgumentTypeError(
-            f"widths must be numbers from {MIN_BITS} to {MAX_BITS}, not {text!r}"
+            f"must be numbers from {MIN_BITS} to {MAX_BITS}, not {text!r}"
         )
     return sorted(set(widths))
 
@@ -103,6 +111,10 @@ def _measure(
                 progress.update(task, description=f"{target} SF{bits}")
                 rows += _multiplier_rows(measurements, target, bits, place)
                 rows += _cell_rows(measurements, target, bits, place)
+                rows += [
+                    _row("array cell", target, bits, label, cost)
+                    for label, cost in array_cells(measurements, target, bits, place)
+                ]
                 progress.advance(task)
     return rows
 

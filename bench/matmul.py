@@ -9,7 +9,6 @@ The inputs are random words, or words of which half are plus or minus one ("unit
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.arguments import Parser, count, writable
 from bench.timing import machine, medians, write_json
 from sw.format import SFx
 from sw.tensor import matmul, word_dtype
@@ -66,10 +66,10 @@ def make_rows(size: int) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=1024, help="M, K and N")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/bench/matmul.json"))
+    parser = Parser("matmul", __doc__)
+    parser.add_argument("--size", type=count, default=1024, help="M, K and N")
+    parser.add_argument("--repeats", type=count, default=15)
+    parser.add_argument("-o", "--output", type=writable, default=Path("build/bench/matmul.json"))
     options = parser.parse_args()
     seconds = medians(make_rows(options.size), options.repeats)
     table = Table("", "ms", "G terms/s", "speed / float32 @")

@@ -9,7 +9,6 @@ exist already, as copy_'s do, except in the rows marked "new".
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.arguments import Parser, count, writable
 from bench.timing import machine, medians, write_json
 from sw.format import SFx
 from sw.tensor import decode, encode, fake_quantize, word_dtype
@@ -62,10 +62,10 @@ def make_rows(count: int) -> tuple[dict[str, Callable[[], object]], dict[str, in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--millions", type=int, default=16, help="values, in units of 2**20")
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/bench/tensor.json"))
+    parser = Parser("tensor", __doc__)
+    parser.add_argument("--millions", type=count, default=16, help="values, in units of 2**20")
+    parser.add_argument("--repeats", type=count, default=11)
+    parser.add_argument("-o", "--output", type=writable, default=Path("build/bench/tensor.json"))
     options = parser.parse_args()
     rows, size = make_rows(options.millions << 20)
     seconds = medians(rows, options.repeats)

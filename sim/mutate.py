@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ import typer
 from amaranth.hdl import UnusedElaboratable
 from rich.console import Console
 from rich.progress import Progress
+from typer.exceptions import TyperException
 
 from hw.emit import emit
 from sim.case import DEFAULT_SEED, Case, plan_of
@@ -33,6 +35,7 @@ from sim.runner import MissingSimulator, SimulationFailed, compare, simulator_ve
 from sim.satisfiability import find_difference
 from sim.units import ALL_BITS, UNITS
 
+PROGRAM: Final = "python -m sim.mutate"
 #: Share of mutants, in percent, that must die.
 REQUIRED: Final = 95.0
 #: Vectors, cycles or tokens per mutant.
@@ -357,7 +360,37 @@ def _print(console: Console, outcomes: Sequence[Outcome], summary: dict[str, obj
     )
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit status; a mistake is one sentence and status 2."""
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    application.command()(main)
+    try:
+        status = application(list(arguments), prog_name=PROGRAM, standalone_mode=False)
+    except TyperException as error:
+        print(f"mutate: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+def _sentence(error: TyperException) -> str:
+    """What is wrong; typer puts "Invalid value:" before what names no parameter."""
+    named = getattr(error, "param", None) is not None or not hasattr(error, "param")
+    message = " ".join((error.format_message() if named else error.message).split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if hasattr(error, "param") or context is None:
+        return message
+    options = sorted(
+        option
+        for parameter in context.command.get_params(context)
+        for option in parameter.opts
+        if option.startswith("--")
+    )
+    return f"{message}; options are {', '.join(options)}"
+
+
 if __name__ == "__main__":
     # Units are also made to read their ports, without being elaborated.
     warnings.simplefilter("ignore", UnusedElaboratable)
-    typer.run(main)
+    sys.exit(run(sys.argv[1:]))

@@ -132,6 +132,23 @@ def test_the_longest_sums_of_the_largest_digits_do_not_overflow(bits, terms, ker
             assert_same(got.numpy(), want, left=left, right=right, terms=terms, below=below)
 
 
+@pytest.mark.parametrize("bits", [(16, 16), (16, 9), (9, 9), (8, 8), (8, 9), (4, 9)])
+def test_long_sums_of_large_odd_digits_are_not_rounded(bits, kernels):
+    """A sum beyond 2**24 in binary32 loses odd terms; equal terms could lose and win in turn."""
+    generator = np.random.default_rng(17)
+    for unity in (True, False):
+        left, right = SFx(bits[0], unity), SFx(bits[1], unity)
+        a, b = (
+            np.where(
+                generator.random(shape) < 0.5,
+                format.max_code,
+                format.max_code - generator.integers(0, min(300, format.max_code), shape),
+            ).astype(word_type(format))
+            for format, shape in ((left, (6, 5000)), (right, (5000, 5)))
+        )
+        check(a, b, left, right, seed=17)
+
+
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (8, 16), (5, 12)])
 def test_drained_words_equal_the_drained_accumulators(bits, kernels):
     left, right = SFx(bits[0]), SFx(bits[1])

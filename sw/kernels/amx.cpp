@@ -63,7 +63,8 @@ class AmxProduct {
     static constexpr long kRows = kSplitA ? kTileSide : 2 * kTileSide;  // of the result per panel
     static constexpr long kColumns = kSplitB ? kTileSide : 2 * kTileSide;
     static constexpr long kGroup = 64;    // columns that are drained together
-    static constexpr long kRegion = 256;  // rows and columns whose panels stay in the second level
+    // rows and columns whose panels stay in the second-level cache
+    static constexpr long kRegion = 256 / sizeof(typename Digits::Digit);
     const Arguments& arguments_;
     const long steps_, chunk_, row_panels_, column_panels_, panel_bytes_;
     std::byte *a_ = nullptr, *b_ = nullptr;
