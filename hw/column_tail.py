@@ -40,7 +40,7 @@ def column_layout(config: MachineConfig) -> data.StructLayout:
 def token_layout(config: MachineConfig) -> data.StructLayout:
     """What travels ahead of one row's sums from column to column.
 
-    ``valid``; ``first`` row of its tile or block; ``entry`` of the column parameters; the row's
+    ``valid``; ``entry`` of the column parameters; the row's
     ``shift`` (and ``lift``); ``last``: the last row of an instruction; ``drained``: the row's
     last block; with block scales ``row`` in the tile and ``first_block``.
     """
@@ -48,7 +48,6 @@ def token_layout(config: MachineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "valid": 1,
-            "first": 1,
             "entry": index_bits(config.parameters),
             "last": 1,
             "drained": 1,
@@ -155,7 +154,7 @@ class ColumnTail(wiring.Component):
         m.d.sync += self.token_next.eq(self.token)
         m.d.comb += [
             parameters.write.eq(self.write),
-            parameters.read.enable.eq(self.token.valid & self.token.first),
+            parameters.read.enable.eq(self.token.valid),
             parameters.read.entry.eq(self.token.entry),
         ]
         # A register behind the memory, whose output is late in its cycle on an FPGA; from here on,

@@ -117,7 +117,6 @@ class RowSequencer(wiring.Component):
         token, parameters = self.token, self.parameters.data
         m.d.sync += [
             token.valid.eq(active),
-            token.first.eq(row == 0),
             token.entry.eq(tile.column_entry),
             token.last.eq(last),
             token.drained.eq(tile.last_block),

@@ -102,14 +102,14 @@ class Stimulus:
                     entry = (row_base + (batch * row_count + m) * blocks + block) % (
                         config.row_parameters
                     )
-                    found.row_writes.append((entry, self.shift(parts, part)))
+                    found.row_writes.append((entry, self.shift(settings, parts, part)))
             columns = [self.columns(blocks) for _ in range(tiles)]
             for t, tile in enumerate(columns):
                 for block in range(blocks):
                     entry = (column_base + (batch * tiles + t) * blocks + block) % config.parameters
                     for j, (parts, bias) in enumerate(tile):
                         found.column_writes.append(
-                            (j, entry, {"bias": bias, **self.shift(parts, parts[block])})
+                            (j, entry, {"bias": bias, **self.shift(settings, parts, parts[block])})
                         )
             for start in range(0, row_count, config.rows):
                 rows = min(config.rows, row_count - start)
@@ -133,9 +133,12 @@ class Stimulus:
         found.events[-1].rows[-1] = (*place, 1)
         return found
 
-    def shift(self, parts: list[int], part: int) -> dict[str, int]:
-        lift = {"lift": max(parts) - part} if self.config.blocks else {}
-        return {"shift": max(parts), **lift}
+    def shift(self, settings: dict[str, int], parts: list[int], part: int) -> dict[str, int]:
+        """A parameter: its lift is anything where the instruction has no blocks."""
+        if not self.config.blocks:
+            return {"shift": part}
+        lift = max(parts) - part if settings["blocks"] else self.rng.randint(0, 15)
+        return {"shift": max(parts), "lift": lift}
 
     def columns(self, blocks: int) -> list[tuple[list[int], int]]:
         """For each column the parts of its blocks and its bias."""
