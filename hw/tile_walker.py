@@ -105,16 +105,21 @@ class TileWalker(wiring.Component):
         )
         # Entries of column parameters follow each other from block to block and tile to tile.
         column_step = Cat(step[0], step[1], Const(0, 1), step[2] | step[3])
-        for field, base, strides, levels in (
-            ("column_entry", registers.p_column, (registers.p_column_g, 0, 0, 1), column_step),
-            ("row_entry", registers.p_row, (registers.p_row_g, tile_rows, 0, 1), step),
-            ("offset", registers.o_base, (registers.o_g, 0, registers.o_n, 0), step),
+        column_strides = (registers.p_column_g, 0, 0, 1)
+        row_strides = (registers.p_row_g, tile_rows, 0, 1)
+        offset_strides = (registers.o_g, 0, registers.o_n, 0)
+        for field, entries, base, strides, levels in (
+            ("column_entry", self.config.parameters, "p_column", column_strides, column_step),
+            ("row_entry", self.config.row_parameters, "p_row", row_strides, step),
+            ("offset", self.config.memory_words, "o_base", offset_strides, step),
         ):
+            if entries == 1:
+                continue  # its index is 0
             m.submodules[field] = nest = AddressNest(len(tile[field]), _LEVELS)
-            m.d.comb += [nest.load.eq(self.start), nest.base.eq(base), nest.step.eq(levels)]
+            m.d.comb += [
+                nest.load.eq(self.start),
+                nest.base.eq(registers[base]),
+                nest.step.eq(levels),
+                tile[field].eq(nest.address),
+            ]
             m.d.comb += [nest.strides[i].eq(stride) for i, stride in enumerate(strides)]
-            entries = {
-                "column_entry": self.config.parameters,
-                "row_entry": self.config.row_parameters,
-            }.get(field, 1 << self.config.address_bits)
-            m.d.comb += tile[field].eq(nest.address & (entries - 1))
