@@ -79,6 +79,12 @@ SUBCOMMANDS: Final = (
         "atreides.doctor",
         "doctor",
     ),
+    Subcommand(
+        "run",
+        "Run a program on the machine model or on RTL, and show its counters.",
+        "atreides.run",
+        "run",
+    ),
 )
 
 
