@@ -54,7 +54,7 @@ def array_cells(
     for unity in (False, True) if target in ("ecp5", "osu018") else ():
         format = SFx(bits, unity)
         for max_terms in (ECP5_MAX_TERMS, MAX_TERMS):
-            label = f"{format}, {format.accumulator_bits(max_terms)}-bit sum"
+            label = f"array cell {format}, {format.accumulator_bits(max_terms)}-bit sum"
             whole, bare = (_cell(format, target, max_terms, drained) for drained in (True, False))
             if target == "osu018":
                 yield label, measurements.gates(whole, clocked=True)
