@@ -80,13 +80,18 @@ class TableActivation(wiring.Component):
         # One cycle later: the segment is read.
         distance_read = Signal.like(distance)
         m.d.sync += distance_read.eq(distance)
-        # Two cycles later: the rise from the segment's start.
-        rise = Signal(signed(SLOPE_BITS + SEGMENT_BITS + 1))
+        # Two cycles later: the rise from the segment's start, as two products of half the depth.
+        half = len(distance) // 2
+        low, high = Signal(signed(SLOPE_BITS + half)), Signal(signed(SLOPE_BITS + half))
         start = Signal(signed(START_BITS))
-        m.d.sync += [rise.eq(slopes.data * distance_read), start.eq(starts.data)]
+        m.d.sync += [
+            low.eq(slopes.data * distance_read[:half]),
+            high.eq(slopes.data * distance_read[half:]),
+            start.eq(starts.data),
+        ]
         # Three cycles later: the value, which is encoded.
         value = Signal(signed(START_BITS + SEGMENT_BITS + 1))
-        m.d.sync += value.eq((start << SEGMENT_BITS) + rise)
+        m.d.sync += value.eq((start << SEGMENT_BITS) + (high << half) + low)
         for index, output in enumerate(self.outputs):
             m.submodules[f"encoder_{index}"] = encoder = self._encode(m, value, output)
             m.d.comb += self.o[index].eq(encoder.word)
