@@ -106,7 +106,12 @@ class BankedMemory(wiring.Component):
         row = Signal(range(self.rows), name=f"{name}_row")
         following = Signal(range(self.rows), name=f"{name}_following_row")
         m.d.comb += [turn.eq(address), row.eq(address[len(turn) :]), following.eq(row + 1)]
-        return turn, [Mux(turn > bank, following, row) for bank in range(self.vector)]
+        # No bank from the largest turn on is below the first.
+        largest = min(self.vector, 1 << self.address_bits) - 1
+        return turn, [
+            Mux(turn > bank, following, row) if bank < largest else row
+            for bank in range(self.vector)
+        ]
 
     def _turn_back(self, m: Module, number: int, turn: Signal, found: Value, o: Value) -> None:
         """What the banks gave, first element first, into the register of the output."""

@@ -51,7 +51,7 @@ class BitmapWalker(wiring.Component):
         m.d.comb += [
             source.eq(Mux(self.load, self.bitmap, left)),
             rest.eq(source & (source - 1)),
-            self.last.eq(left == 0),
+            self.last.eq(~left.any()),
         ]
         for bit in reversed(range(self.bits)):
             with m.If(source[bit]):

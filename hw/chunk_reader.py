@@ -9,12 +9,10 @@ from amaranth.lib.wiring import In, Out
 from hw.banked_memory import read_layout
 from hw.bitmap import BitmapWalker
 from hw.chunk import FeedMode, chunk_layout
+from hw.identity import SHIFT_BITS, identity_layout
 from hw.lane_walker import LaneWalker
 from hw.tile_memory import TileMemory
 from sw.config import COUNT_BITS, MachineConfig
-
-#: Lowest bits of an identity chunk's stride: the S of ``2**-S``.
-SHIFT_BITS = 4
 
 
 def walk_layout(config: MachineConfig) -> data.StructLayout:
@@ -24,12 +22,12 @@ def walk_layout(config: MachineConfig) -> data.StructLayout:
     )
 
 
-def step_layout(config: MachineConfig) -> data.StructLayout:
-    """What becomes of the words that a step reads.
+def step_layout(lanes: int) -> data.StructLayout:
+    """What becomes of the words that a step of a side with so many lanes reads.
 
     ``direct``: they are a slice, with ``first`` and ``last``. Otherwise they are those of ``lane``
-    of the chunk, which is its last lane if ``close``. ``identity``: instead of words, the slice
-    with ``2**-shift`` in lane ``index``.
+    of the chunk, which is its last lane if ``close``. ``identity``: instead of words, the slice of
+    a scaled identity.
     """
     return data.StructLayout(
         {
@@ -37,13 +35,16 @@ def step_layout(config: MachineConfig) -> data.StructLayout:
             "direct": 1,
             "first": 1,
             "last": 1,
-            "lane": max(1, (max(config.rows, config.columns) - 1).bit_length()),
+            "lane": max(1, (lanes - 1).bit_length()),
             "close": 1,
             "identity": 1,
-            "index": config.vector.bit_length(),
-            "shift": SHIFT_BITS,
         }
     )
+
+
+def record_layout(config: MachineConfig) -> data.StructLayout:
+    """What the transposer needs of a chunk."""
+    return data.StructLayout({"bitmap": config.vector, "first": 1, "last": 1})
 
 
 class ChunkReader(wiring.Component):
@@ -71,13 +72,15 @@ class ChunkReader(wiring.Component):
     room : In(1)
         The transposer takes a chunk.
     start : Out(1)
-        The first step for lanes of ``chunk`` is issued.
-    chunk : Out(chunk_layout(config))
-        The chunk held.
+        The first step for lanes of the chunk held is issued.
+    record : Out(record_layout(config))
+        Of the chunk held.
     slice : Out(1)
         A step for a slice is issued.
     read : Out(read_layout(address_bits))
-    step : Out(step_layout(config))
+    step : Out(step_layout(lanes))
+    identity : Out(identity_layout(config))
+        Side B only: comes with ``step``.
     full : Out(1)
         In the next cycle ``step`` is the last lane of a chunk.
     busy : Out(1)
@@ -96,18 +99,25 @@ class ChunkReader(wiring.Component):
             raise ValueError(f"side must be a or b, not {side!r}")
         self.config = config
         self.side = side
-        walk = {"walk": In(walk_layout(config))} if side == "a" else {}
+        self._bitmap = BitmapWalker(config.vector)
+        names = ("mode", "address", "stride", "lanes") + (("advance",) if side == "a" else ())
+        fields = chunk_layout(config).members
+        self._chunk = {name: Signal(fields[name], name=f"chunk_{name}") for name in names}
+        own = {
+            "a": {"walk": In(walk_layout(config))},
+            "b": {"identity": Out(identity_layout(config))},
+        }
         super().__init__(
             {
                 "chunks": In(stream.Signature(chunk_layout(config))),
-                **walk,
+                **own[side],
                 "place": In(1),
                 "room": In(1),
                 "start": Out(1),
-                "chunk": Out(chunk_layout(config)),
+                "record": Out(record_layout(config)),
                 "slice": Out(1),
                 "read": Out(read_layout(config.address_bits)),
-                "step": Out(step_layout(config)),
+                "step": Out(step_layout(config.rows if side == "a" else config.columns)),
                 "full": Out(1),
                 "busy": Out(1),
             }
@@ -115,7 +125,7 @@ class ChunkReader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step = Signal(step_layout(self.config))
+        step = Signal(self.step.shape())
         accept, held = Signal(), Signal()
         m.d.comb += [
             self.chunks.ready.eq(~held | (step.enable & step.close)),
@@ -123,81 +133,102 @@ class ChunkReader(wiring.Component):
         ]
         with m.If(self.chunks.ready):
             m.d.sync += held.eq(self.chunks.valid)
-        with m.If(accept):
-            m.d.sync += self.chunk.eq(self.chunks.payload)
-        index = self._issue(m, step, held, accept)
-        offset = self._offset(m, step, accept, index)
-        self._read(m, step, offset, held)
+        self._hold(m, accept)
+        self._issue(m, step, held, accept)
+        self._follow(m, step, held)
+        self._read(m, self._offset(m, step, accept))
         return m
 
-    def _issue(self, m: Module, step: data.View, held: Signal, accept: Signal) -> Value:
-        """The step of this cycle; the number of its slice."""
-        chunk = self.chunk
-        m.submodules.bitmap = bitmap = BitmapWalker(self.config.vector)
-        lane, is_first = Signal(len(step.lane)), Signal()
-        direct = chunk.mode != FeedMode.LANES
+    def _hold(self, m: Module, accept: Signal) -> None:
+        """The chunk in registers, and the walk over its slices."""
+        chunk = self.chunks.payload
         m.d.comb += [
-            bitmap.load.eq(accept),
-            bitmap.bitmap.eq(self.chunks.payload.bitmap),
-            bitmap.step.eq(self.slice & ~bitmap.last),
+            self._bitmap.load.eq(accept),
+            self._bitmap.bitmap.eq(chunk.bitmap),
+            self._bitmap.step.eq(self.slice & ~self._bitmap.last),
+        ]
+        m.submodules.bitmap = self._bitmap
+        with m.If(accept):
+            m.d.sync += [held.eq(chunk[name]) for name, held in self._chunk.items()]
+            m.d.sync += [self.record[name].eq(chunk[name]) for name in self.record.shape().members]
+
+    def _issue(self, m: Module, step: data.View, held: Signal, accept: Signal) -> None:
+        """The step of this cycle, if one can be issued."""
+        mode, bitmap = self._chunk["mode"], self._bitmap
+        lane, is_first = Signal(len(step.lane)), Signal()
+        direct = mode != FeedMode.LANES
+        m.d.comb += [
             step.enable.eq(held & Mux(direct, self.place, self.room | ~is_first)),
             step.direct.eq(direct),
-            step.first.eq(chunk.first & is_first),
-            step.last.eq(chunk.last & bitmap.last),
+            step.first.eq(self.record.first & is_first),
+            step.last.eq(self.record.last & bitmap.last),
             step.lane.eq(lane),
-            step.close.eq(Mux(direct, bitmap.last, lane + 1 == chunk.lanes)),
-            step.shift.eq(chunk.stride),
+            step.close.eq(Mux(direct, bitmap.last, lane + 1 == self._chunk["lanes"])),
             self.slice.eq(step.enable & direct),
             self.start.eq(step.enable & ~direct & is_first),
         ]
         if self.side == "b":
-            m.d.comb += step.identity.eq(chunk.mode == FeedMode.IDENTITY)
+            m.d.comb += step.identity.eq(mode == FeedMode.IDENTITY)
         with m.If(step.enable):
             m.d.sync += [is_first.eq(0), lane.eq(lane + 1)]
         with m.If(accept):
             m.d.sync += [is_first.eq(1), lane.eq(0)]
-        return bitmap.index
 
-    def _offset(self, m: Module, step: data.View, accept: Signal, index: Value) -> Value:
-        """Words from the chunk's address to what the step reads."""
-        chunk = self.chunk
-        if self.side == "b":
-            number = Mux(step.direct, index, step.lane)
-            return number * Mux(step.identity, Const(1), chunk.stride)
-        m.submodules.walker = walker = LaneWalker(self.config)
-        for name in self.walk.shape().members:
-            m.d.comb += getattr(walker, name).eq(self.walk[name])
-        stepped = step.enable & ~step.direct
-        m.d.comb += [
-            walker.step.eq(stepped),
-            walker.rewind.eq(stepped & step.close),
-            walker.advance.eq(stepped & step.close & chunk.advance),
-            walker.reset.eq(accept & self.chunks.payload.reset),
-        ]
-        return Mux(step.direct, index * chunk.stride, walker.offset)
-
-    def _read(self, m: Module, step: data.View, offset: Value, held: Signal) -> None:
-        """The offset, the address and the memory in one cycle each; the step keeps up with them."""
-        # An identity's index needs a bit more than the numbers of a chunk's slices.
-        bits = max(self.config.address_bits, len(step.index))
-        base, offset_register, address = (
-            Signal(bits, name=name) for name in ("base", "offset_register", "address")
-        )
-        m.d.sync += [
-            base.eq(self.chunk.address),
-            offset_register.eq(offset),
-            address.eq(base + offset_register),
-        ]
+    def _follow(self, m: Module, step: data.View, held: Signal) -> None:
+        """The step keeps up with its read: a register for the offset, the address, the memory."""
         stages = [step]
         for number in range(1, self.latency + 1):
             stage = Signal(step.shape(), name=f"step_{number}")
             m.d.sync += stage.eq(stages[-1])
             stages.append(stage)
-        m.d.sync += stages[3].index.eq(address)
         m.d.comb += [
             self.read.enable.eq(stages[2].enable & ~stages[2].identity),
-            self.read.address.eq(address),
             self.step.eq(stages[-1]),
             self.full.eq(stages[-2].enable & ~stages[-2].direct & stages[-2].close),
             self.busy.eq(held | Cat(stage.enable for stage in stages[1:]).any()),
         ]
+
+    def _offset(self, m: Module, step: data.View, accept: Signal) -> Value:
+        """Words from the chunk's address to what the step reads."""
+        stride, index = self._chunk["stride"], self._bitmap.index
+        if self.side == "b":
+            number = Mux(step.direct, index, step.lane)
+            return number * Mux(step.identity, Const(1), stride)
+        m.submodules.walker = walker = LaneWalker(self.config)
+        stepped = step.enable & ~step.direct
+        m.d.comb += [
+            walker.x_count.eq(self.walk.x_count),
+            walker.x_stride.eq(self.walk.x_stride),
+            walker.y_stride.eq(self.walk.y_stride),
+            walker.step.eq(stepped),
+            walker.rewind.eq(stepped & step.close),
+            walker.advance.eq(stepped & step.close & self._chunk["advance"]),
+            walker.reset.eq(accept & self.chunks.payload.reset),
+        ]
+        return Mux(step.direct, index * stride, walker.offset)
+
+    def _read(self, m: Module, offset: Value) -> None:
+        """Offset and address in a cycle each; an identity's index takes the way of an address."""
+        index_bits = self.config.vector.bit_length()
+        width = self.config.address_bits
+        if self.side == "b":
+            width = max(width, index_bits)
+        base, moved, address = (Signal(width, name=name) for name in ("base", "moved", "address"))
+        m.d.sync += [
+            base.eq(self._chunk["address"]),
+            moved.eq(offset),
+            address.eq(base + moved),
+        ]
+        m.d.comb += self.read.address.eq(address)
+        if self.side == "b":
+            value, cycles = self._chunk["stride"][:SHIFT_BITS], self.latency
+            _delay(m, "shift", value, cycles, self.identity.shift)
+            _delay(m, "index", address[:index_bits], cycles - 2, self.identity.index)
+
+
+def _delay(m: Module, name: str, value: Value, cycles: int, o: Value) -> None:
+    for number in range(cycles):
+        register = Signal(len(o), name=f"{name}_{number}")
+        m.d.sync += register.eq(value)
+        value = register
+    m.d.comb += o.eq(value)

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.banked_memory import read_layout
 from hw.chunk import chunk_layout
-from hw.chunk_reader import SHIFT_BITS, ChunkReader, walk_layout
+from hw.chunk_reader import ChunkReader, walk_layout
 from hw.identity import IdentitySlice
 from hw.operand import stored_layout
 from hw.shift_buffer import ShiftBuffer, slice_layout
@@ -69,6 +69,8 @@ class Feeder(wiring.Component):
         If the side is neither.
     """
 
+    ignored_inputs = ("chunks_payload",)  # side B has no walker to reset and advance
+
     def __init__(self, config: MachineConfig, side: str) -> None:
         self.config = config
         self.side = side
@@ -118,9 +120,9 @@ class Feeder(wiring.Component):
         reader, transposer = self.reader, self.transposer
         m.d.comb += [
             transposer.start.enable.eq(reader.start),
-            transposer.start.bitmap.eq(reader.chunk.bitmap),
-            transposer.start.first.eq(reader.chunk.first),
-            transposer.start.last.eq(reader.chunk.last),
+            transposer.start.bitmap.eq(reader.record.bitmap),
+            transposer.start.first.eq(reader.record.first),
+            transposer.start.last.eq(reader.record.last),
             transposer.full.eq(reader.full),
             transposer.vector.enable.eq(reader.step.enable & ~reader.step.direct),
             transposer.vector.lane.eq(reader.step.lane),
@@ -145,9 +147,8 @@ class Feeder(wiring.Component):
                 i.payload.last.eq(step.last),
             ]
         if self.side == "b":
-            identity = IdentitySlice(self.config.format, self.lanes, len(step.index), SHIFT_BITS)
-            m.submodules.identity = identity
-            m.d.comb += [identity.index.eq(step.index), identity.shift.eq(step.shift)]
+            m.submodules.identity = identity = IdentitySlice(self.config)
+            m.d.comb += identity.i.eq(self.reader.identity)
             with m.If(step.identity):
                 m.d.comb += i.payload.words.eq(identity.words)
 

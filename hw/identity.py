@@ -7,7 +7,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.operand import stored_layout
-from sw.format import SFx
+from sw.config import MachineConfig
+
+#: Lowest bits of an identity chunk's stride: the S of ``2**-S``.
+SHIFT_BITS = 4
+
+
+def identity_layout(config: MachineConfig) -> data.StructLayout:
+    """A slice of an identity: ``2**-shift`` in lane ``index``, zero in the others."""
+    # The index needs a bit more than the numbers of a chunk's slices.
+    return data.StructLayout({"index": config.vector.bit_length(), "shift": SHIFT_BITS})
 
 
 class IdentitySlice(wiring.Component):
@@ -17,46 +26,36 @@ class IdentitySlice(wiring.Component):
 
     Parameters
     ----------
-    format : SFx
-    lanes : int
-    index_bits, shift_bits : int
-        Widths of the inputs.
+    config : MachineConfig
+        Lanes are columns.
 
     Members
     -------
-    index : In(index_bits)
-        From ``lanes`` on: all lanes are zero.
-    shift : In(shift_bits)
-    words : Out(array(stored, lanes))
+    i : In(identity_layout(config))
+    words : Out(array(stored, columns))
     """
 
-    def __init__(self, format: SFx, lanes: int, index_bits: int, shift_bits: int) -> None:
-        self.format = format
-        self.lanes = lanes
-        super().__init__(
-            {
-                "index": In(index_bits),
-                "shift": In(shift_bits),
-                "words": Out(data.ArrayLayout(stored_layout(format), lanes)),
-            }
-        )
+    def __init__(self, config: MachineConfig) -> None:
+        self.format = config.format
+        words = data.ArrayLayout(stored_layout(config.format), config.columns)
+        super().__init__({"i": In(identity_layout(config)), "words": Out(words)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         scaled = Signal(stored_layout(self.format))
         m.d.comb += scaled.zero.eq(1)
         if self.format.unity:
-            with m.If(self.shift == 0):
+            with m.If(~self.i.shift.any()):
                 m.d.comb += [
                     scaled.word.eq(self.format.max_code),
                     scaled.zero.eq(0),
                     scaled.unity.eq(1),
                 ]
         for bit in range(self.format.fraction_bits):
-            with m.If(self.shift == self.format.fraction_bits - bit):
+            with m.If(self.i.shift == self.format.fraction_bits - bit):
                 m.d.comb += [scaled.word.eq(1 << bit), scaled.zero.eq(0)]
-        for lane in range(self.lanes):
-            with m.If(self.index == lane):
+        for lane in range(len(self.words)):
+            with m.If(~(self.i.index ^ lane).any()):
                 m.d.comb += self.words[lane].eq(scaled)
             with m.Else():
                 m.d.comb += self.words[lane].zero.eq(1)

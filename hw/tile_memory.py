@@ -78,25 +78,14 @@ class TileMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        write = self._clear(m)
-        stored = Signal(data.ArrayLayout(stored_layout(config.format), config.vector))
-        for i in range(config.vector):
-            m.submodules[f"zero_{i}"] = zero = ZeroDetector(config.format)
-            m.submodules[f"unity_{i}"] = unity = UnityDetector(config.format)
-            word = write.words[i]
-            m.d.comb += [
-                zero.word.eq(word),
-                unity.word.eq(word),
-                stored[i].word.eq(word),
-                stored[i].zero.eq(zero.zero),
-                stored[i].unity.eq(unity.unity),
-            ]
+        stored = self._detect(m)
+        enable, address, count = self._clear(m, stored)
         width = stored_layout(config.format).size
         m.submodules.words = words = BankedMemory(width, config.vector, config.memory_words, 2)
         m.d.comb += [
-            words.write.enable.eq(write.enable),
-            words.write.address.eq(write.address),
-            words.write.count.eq(write.count),
+            words.write.enable.eq(enable),
+            words.write.address.eq(address),
+            words.write.count.eq(count),
             words.write.elements.eq(stored),
             words.read[0].eq(self.read_a),
             words.read[1].eq(self.read_b),
@@ -105,47 +94,74 @@ class TileMemory(wiring.Component):
         ]
         if config.skips:
             zeros = Cat(stored[i].zero for i in range(config.vector))
-            self._keep_flags(m, write, zeros)
+            self._keep_flags(m, enable, address, count, zeros)
         return m
 
-    def _clear(self, m: Module) -> data.View:
-        """What is written: after reset zeros, row by row, then what the port says."""
+    def _detect(self, m: Module) -> data.View:
+        """The words at the port with their flags; ``_clear`` may replace them."""
+        format = self.config.format
+        stored = Signal(data.ArrayLayout(stored_layout(format), self.config.vector))
+        for i in range(self.config.vector):
+            m.submodules[f"zero_{i}"] = zero = ZeroDetector(format)
+            m.submodules[f"unity_{i}"] = unity = UnityDetector(format)
+            m.d.comb += [
+                zero.word.eq(self.write.words[i]),
+                unity.word.eq(self.write.words[i]),
+                stored[i].word.eq(self.write.words[i]),
+                stored[i].zero.eq(zero.zero),
+                stored[i].unity.eq(unity.unity),
+            ]
+        return stored
+
+    def _clear(self, m: Module, stored: data.View) -> tuple[Signal, Signal, Signal]:
+        """Whether, where and how much to write; after reset all, and ``stored`` is zeros."""
         config = self.config
         rows = config.memory_words // config.vector
-        write = Signal(write_layout(config))
-        # One cycle more than there are rows, so that the last one can be read after it.
+        fields = write_layout(config).members
+        enable, address, count = (
+            Signal(fields[name], name=f"write_{name}") for name in ("enable", "address", "count")
+        )
         left = Signal(range(rows + 2), init=rows + 1)
-        m.d.comb += [write.eq(self.write), self.busy.eq(left != 0)]
+        m.d.comb += [
+            enable.eq(self.write.enable),
+            address.eq(self.write.address),
+            count.eq(self.write.count),
+            self.busy.eq(left.any()),
+        ]
+        # One cycle more than there are rows, so that the last one can be read after it.
         with m.If(self.busy):
             m.d.sync += left.eq(left - 1)
             m.d.comb += [
-                write.enable.eq(left != 1),
-                write.address.eq((left - 2) << (config.vector.bit_length() - 1)),
-                write.count.eq(config.vector),
-                write.words.eq(0),
+                enable.eq(left != 1),
+                address.eq((left - 2) << (config.vector.bit_length() - 1)),
+                count.eq(config.vector),
             ]
-        return write
+            for i in range(config.vector):
+                m.d.comb += [stored[i].word.eq(0), stored[i].zero.eq(1), stored[i].unity.eq(0)]
+        return enable, address, count
 
-    def _keep_flags(self, m: Module, write: data.View, zeros: Value) -> None:
+    def _keep_flags(
+        self, m: Module, enable: Value, address: Value, count: Value, zeros: Value
+    ) -> None:
         """One bit per segment: set by a write of zeros to all of it, cleared by any other."""
         columns, vector = self.config.columns, self.config.vector
         column_bits = columns.bit_length() - 1
         written = Signal(vector)
-        m.d.comb += written.eq(Cat(i < write.count for i in range(vector)))
+        m.d.comb += written.eq(Cat(i < count for i in range(vector)))
         # Both as seen from the start of the first segment that the write touches.
         touched, cleared = (Signal(vector + columns, name=name) for name in ("touched", "cleared"))
-        place = write.address[:column_bits] if column_bits else 0
+        place = address[:column_bits] if column_bits else 0
         m.d.comb += [touched.eq(written << place), cleared.eq((written & zeros) << place)]
         segments = min(vector, vector // columns + 1)
         spans = [slice(i * columns, (i + 1) * columns) for i in range(segments)]
         touches = Cat(touched[span].any() for span in spans)
-        count = Signal(range(vector + 1))
-        m.d.comb += count.eq(sum(touches[i] for i in range(segments)))
+        number = Signal(range(vector + 1))
+        m.d.comb += number.eq(sum(touches[i] for i in range(segments)))
         m.submodules.flags = flags = BankedMemory(1, vector, self.config.memory_words // columns, 1)
         m.d.comb += [
-            flags.write.enable.eq(write.enable),
-            flags.write.address.eq(write.address[column_bits:]),
-            flags.write.count.eq(count),
+            flags.write.enable.eq(enable),
+            flags.write.address.eq(address[column_bits:]),
+            flags.write.count.eq(number),
             flags.write.elements.eq(Cat(cleared[span].all() for span in spans)),
             flags.read[0].enable.eq(self.flags.enable),
             flags.read[0].address.eq(self.flags.segment),

@@ -73,7 +73,7 @@ class TransposerPages(wiring.Component):
         m = Module()
         width = self.stored.size
         m.submodules.write_rotator = skew = Rotator(width, self.vector)
-        m.submodules.read_rotator = align = Rotator(width, self.vector)
+        m.submodules.read_rotator = align = Rotator(width, self.vector, len(self.words))
         m.d.comb += [skew.i.eq(self.write.words), skew.amount.eq(-self.write.lane)]
         found = []
         for bank in range(self.vector):
