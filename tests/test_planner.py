@@ -174,6 +174,11 @@ def check(product: Product, zero: Callable[[int], bool], found: Run) -> None:
     assert found.idle == max(leave.values()) + 1, message
 
 
+def all_zero(segment: int) -> bool:
+    """Flags that a product without SKIP must not look at."""
+    return True
+
+
 def assert_same(got: list, want: list, message: str) -> None:
     for i, (g, w) in enumerate(zip(got, want, strict=False)):
         assert g == w, f"{i}: got={g} want={w} {message}"
@@ -322,3 +327,42 @@ def expand_b(p: Product, chunks: list[dict[str, int]]) -> list[list[object]]:
             words = [c["address"] + i * by_slice + j * by_lane for j in lanes]
             slices.append([word % (1 << p.config.address_bits) for word in words])
     return slices
+
+
+@pytest.mark.parametrize("columns", [2, 8])
+def test_runs_of_every_length_are_cut_by_the_rule(columns):
+    config = MachineConfig(rows=2, columns=columns, slots=64, blocks=True)
+    products = []
+    for k0 in range(1, 2 * config.vector + 4):
+        for blocks in (False, True):
+            products.append(Product(config, defaults(config) | {"k0": k0}, False, blocks))
+    rng = random.Random(SEED)
+    for product, found in zip(products, run(products, all_zero, 1.0, rng), strict=True):
+        check(product, all_zero, found)
+
+
+def test_an_identity_takes_its_second_shift_where_k1_is_not_0():
+    config = MachineConfig()
+    registers = {"k0": 20, "k1": 3, "k2": 2, "nt": 2, "b_mode": 2, "b_k0": 3, "b_k1": 5}
+    product = Product(config, defaults(config) | registers)
+    (found,) = run([product], all_zero, 1.0, random.Random(SEED))
+    check(product, all_zero, found)
+    assert [chunk["stride"] for chunk in found.b] == [3, 3, 5, 5, 5, 5] * 4
+
+
+@pytest.mark.parametrize("ready", [1.0, 0.3])
+def test_every_pattern_of_empty_chunks_in_a_tile_is_planned(ready):
+    """16 tiles of 4 chunks: chunk c of tile t is all zero where bit c of t is set."""
+    config = MachineConfig(rows=2, columns=2, slots=128)
+    vector = config.vector
+    registers = defaults(config) | {"k0": 4 * vector, "nt": 16, "b_k0": 2, "b_n": 8 * vector}
+    product = Product(config, registers, True)
+
+    def zero(segment: int) -> bool:
+        tile, chunk = divmod(segment // vector, 4)
+        return bool(tile >> chunk & 1)
+
+    (found,) = run([product], zero, ready, random.Random(SEED))
+    check(product, zero, found)
+    assert len(found.b) == 32 + 1  # half of all chunks, and one of the tile of zeros
+    assert found.skipped == 32 * vector - 1
