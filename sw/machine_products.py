@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,12 +23,11 @@ from sw.machine_counts import Counts, count_operands, issued_slices
 from sw.machine_gemm import Walk
 from sw.machine_operands import ResultRows, a_words, b_words, order_rows
 from sw.machine_state import Parameters, Scaling, TileMemory
-from sw.matmul import multiply, multiply_blocks
+from sw.matmul import matmul, multiply, multiply_blocks
 from sw.scale import BLOCK
 from sw.words import operands
 
-#: A BlockAccumulator holds this many bits: two limbs, the high one in int64.
-_HELD_BITS = 64 + LIMB_BITS
+_INT64_BITS: Final = 64
 
 
 def gemm_rows(walk: Walk, memory: TileMemory, parameters: Parameters) -> tuple[ResultRows, Counts]:
@@ -68,7 +67,7 @@ def drain_sums(sums: NDArray[np.int64], relu: bool, config: MachineConfig) -> ND
 
 def exact_product(a: NDArray[Any], b: NDArray[Any], format: SFx) -> NDArray[np.int64]:
     """The sums of a base MATMUL."""
-    return multiply(_tensor(a), _tensor(b), format, format).numpy()
+    return np.asarray(multiply(_tensor(a), _tensor(b), format, format).numpy())
 
 
 def _dtype(walk: Walk) -> type:
@@ -82,18 +81,26 @@ def _product(
 ) -> NDArray[Any]:
     """Words or exact sums ``[M, lanes]`` of some columns of one batch."""
     config = walk.gemm.config
-    sums: torch.Tensor | BlockAccumulator
+    f = config.format
+    exact = walk.destination == Destination.EXACT
     if walk.has(Flag.BLOCK):
         sums = _block_sums(a, b, config, scaling, columns)
-        if walk.destination == Destination.EXACT:
+        if exact:
             high, low = sums.high.numpy().astype(object), sums.low.numpy().astype(object)
-            exact: NDArray[Any] = high * (1 << LIMB_BITS) + low
-            return exact
+            return np.asarray(high * (1 << LIMB_BITS) + low)
+        words: Any = drain(sums, f, **_drain_options(walk, scaling, columns))
+    elif exact:
+        return exact_product(a, b, f)
     else:
-        sums = multiply(_tensor(a), _tensor(b), config.format, config.format)
-        if walk.destination == Destination.EXACT:
-            return sums.numpy()
-    return _drain(sums, walk, scaling, columns)
+        words = matmul(
+            _tensor(a),
+            _tensor(b),
+            f,
+            row_shift=torch.from_numpy(scaling.row_shifts),
+            column_shift=torch.from_numpy(scaling.column_shifts[columns]),
+            **_drain_options(walk, scaling, columns),
+        )
+    return _activate(words.numpy(), walk, scaling)
 
 
 def _block_sums(
@@ -104,45 +111,54 @@ def _block_sums(
     column = torch.from_numpy(-scaling.column_lifts[:, columns])
     f = config.format
     sums = multiply_blocks(_tensor(a), _tensor(b), f, f, BLOCK, row, column)
-    least = -(sums.row_shift[:, None] + sums.column_shift[None, :])
     # multiply_blocks aligns to the least lift, the machine to lift 0.
+    least = -(sums.row_shift[:, None] + sums.column_shift[None, :])
     low = sums.low << least  # at most 62 bits
     high = (sums.high << least) + (low >> LIMB_BITS)
+    low = low & ((1 << LIMB_BITS) - 1)
     # Sums beyond the aligner's width, which only a host that breaks the rule makes, wrap.
-    over = _HELD_BITS - config.aligned_bits
-    high = (high << over) >> over
+    if config.aligned_bits < _INT64_BITS:
+        over = _INT64_BITS - config.aligned_bits
+        whole = (((high << LIMB_BITS) + low) << over) >> over
+        high, low = whole >> LIMB_BITS, whole & ((1 << LIMB_BITS) - 1)
+    else:
+        over = _INT64_BITS + LIMB_BITS - config.aligned_bits
+        high = (high << over) >> over
     shift = torch.from_numpy(scaling.row_shifts), torch.from_numpy(scaling.column_shifts[columns])
-    return BlockAccumulator(high, low & ((1 << LIMB_BITS) - 1), *shift)
+    return BlockAccumulator(high, low, *shift)
 
 
-def _drain(
-    sums: torch.Tensor | BlockAccumulator, walk: Walk, scaling: Scaling, columns: slice
-) -> NDArray[Any]:
+def _output(walk: Walk) -> SFx:
+    """The format of the result's words."""
     config = walk.gemm.config
-    output = config.format if walk.destination == Destination.MEMORY else config.output
-    shifts: dict[str, Any] = {}
-    if not isinstance(sums, BlockAccumulator):
-        shifts = {
-            "row_shift": torch.from_numpy(scaling.row_shifts),
-            "column_shift": torch.from_numpy(scaling.column_shifts[columns]),
-        }
+    return config.format if walk.destination == Destination.MEMORY else config.output
+
+
+def _drain_options(walk: Walk, scaling: Scaling, columns: slice) -> dict[str, Any]:
+    """How sums become words, up to what :func:`_activate` does."""
+    config = walk.gemm.config
+    relu = walk.function in (Function.RELU, Function.CLAMP)
     table = walk.function == Function.TABLE
-    words: NDArray[Any] = drain(
-        sums,
-        config.format,
-        **shifts,
-        bias=torch.from_numpy(scaling.biases[columns]),
-        bias_format=config.bias_format,
-        activation="relu" if walk.function in (Function.RELU, Function.CLAMP) else "linear",
-        rounding=config.rounding,
-        output=SFx(TABLE_BITS, config.unity) if table else output,
-    ).numpy()
+    return {
+        "bias": torch.from_numpy(scaling.biases[columns]),
+        "bias_format": config.bias_format,
+        "activation": "relu" if relu else "linear",
+        "rounding": config.rounding,
+        "output": SFx(TABLE_BITS, config.unity) if table else _output(walk),
+    }
+
+
+def _activate(words: NDArray[Any], walk: Walk, scaling: Scaling) -> NDArray[Any]:
+    """What clamp and table do to the words of ReLU, or of SF16."""
+    config = walk.gemm.config
+    if walk.function == Function.TABLE:
+        return _apply_table(words, scaling, config, _output(walk))
     if walk.function == Function.CLAMP:
         limit = max(config.format.decode(scaling.limit), config.format.decode(0))
         # Encoding is monotonic, and words that are not negative are ordered as their values.
-        most = words.dtype.type(output.encode(limit, config.rounding))
+        most = words.dtype.type(_output(walk).encode(limit, config.rounding))
         return np.asarray(np.minimum(words, most))
-    return _apply_table(words, scaling, config, output) if table else words
+    return words
 
 
 def _apply_table(

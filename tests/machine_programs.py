@@ -90,7 +90,7 @@ class ProgramMaker:
         """SETs and a GEMM or ADD that is legal more often than not."""
         chance = self.chance
         for _ in range(30):
-            instruction, registers = self._gemm()
+            instruction, registers = self.random_gemm()
             legal = Gemm(instruction, registers, self.config).fault() == Fault.NONE
             if legal or chance.random() < 0.01:
                 break
@@ -99,7 +99,7 @@ class ProgramMaker:
             words += encode(Instruction(Opcode.SET, (register, value)))
         return [*words, *encode(instruction)]
 
-    def _gemm(self) -> tuple[Instruction, dict[Register, int]]:
+    def random_gemm(self) -> tuple[Instruction, dict[Register, int]]:
         chance, config = self.chance, self.config
         limit = 1 << config.address_bits
         registers = {}
