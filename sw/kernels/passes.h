@@ -1,6 +1,7 @@
 // The shell of every pass over values: threads, groups of one exponent, cache-sized chunks.
 #pragma once
 
+#include <atomic>
 #include <cstring>
 
 #include "parallel.h"
@@ -51,11 +52,12 @@ struct Groups {
     long count() const { return groups * inner; }
 };
 
-// out[i] = element(i, scales) for every i; scan(begin, end) sees each chunk while it is in cache.
-template <class Real, class Out, class Scan, class Element>
-void each_value(Out* out, const Groups& shape, Scan scan, Element element) {
+// out[i] = element(items[i], scales, bad) for every i; returns the sum of all that was added to bad.
+template <class Real, class In, class Out, class Element>
+long each_value(const In* items, Out* out, const Groups& shape, Element element) {
     bool stream = shape.inner >= kChunk &&
                   shape.count() * static_cast<long>(sizeof(Out)) >= kStreamBytes;
+    std::atomic<long> total{0};
     parallel_ranges(shape.count(), kGrain, shape.threads, [&](long begin, long end) {
         alignas(64) Out buffer[kChunk];
         const Element apply = element;  // a copy that bytes written through `out` cannot alias
@@ -63,27 +65,39 @@ void each_value(Out* out, const Groups& shape, Scan scan, Element element) {
             long group = begin / shape.inner;
             long stop = shape.inner == 1 ? end : std::min(end, (group + 1) * shape.inner);
             stop = std::min(stop, begin + kChunk);
-            scan(begin, stop);
+            const In* __restrict source = items + begin;
+            const long count = stop - begin;
+            std::int32_t bad = 0;
+            // The processor's own prefetching stops at each page: ask for the chunk after the next.
+            constexpr long line = 64 / sizeof(In);
+            for (long i = 0; i < count; i += line) __builtin_prefetch(source + i + 2 * kChunk);
             if (shape.inner == 1) {
-                const std::int32_t* exponents = shape.exponents;
+                const std::int32_t* exponents = shape.exponents + begin;
                 const std::int32_t fraction_bits = shape.fraction_bits;
                 Out* __restrict target = out + begin;
-                for (long i = 0; i < stop - begin; ++i)
-                    target[i] = apply(begin + i, Scales<Scale<Real>>(exponents[begin + i], fraction_bits));
+                for (long i = 0; i < count; ++i)
+                    target[i] = apply(source[i], Scales<Scale<Real>>(exponents[i], fraction_bits), bad);
             } else {
                 const std::int32_t exponent = shape.exponents[group], f = shape.fraction_bits;
                 Out* __restrict target = stream ? buffer : out + begin;
                 auto run = [&](const auto scales) {
-                    for (long i = 0; i < stop - begin; ++i) target[i] = apply(begin + i, scales);
+                    std::int32_t found = 0;
+                    long i = 0;  // an element may know how to do most of a chunk faster
+                    if constexpr (requires { apply.run(source, target, count, scales, found); })
+                        i = apply.run(source, target, count, scales, found);
+                    for (; i < count; ++i) target[i] = apply(source[i], scales, found);
+                    bad = found;
                 };
                 if (NormalScale<Real>::fits(f + 1 - exponent) && NormalScale<Real>::fits(exponent - f))
                     run(Scales<NormalScale<Real>>(exponent, f));
                 else
                     run(Scales<Scale<Real>>(exponent, f));
-                if (stream) stream_copy(out + begin, buffer, (stop - begin) * sizeof(Out));
+                if (stream) stream_copy(out + begin, buffer, count * sizeof(Out));
             }
+            if (bad) total += bad;
             begin = stop;
         }
         if (stream) stream_end();
     });
+    return total;
 }
