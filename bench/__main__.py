@@ -1,4 +1,4 @@
-"""Every benchmark in turn: ``python -m bench [tensor] [matmul] [hardware]``, all of them if none.
+"""Every benchmark in turn: ``python -m bench [NAME ...]``, all of :data:`BENCHMARKS` if none.
 
 Each prints its table and writes ``build/bench/NAME.json``. ``python -m bench.NAME --help`` tells
 what one of them can be asked for.
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Final
 
-BENCHMARKS: Final = ("tensor", "matmul", "hardware")
+BENCHMARKS: Final = ("tensor", "matmul", "hardware", "machine")
 
 
 def main(names: list[str]) -> int:
