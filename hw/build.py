@@ -23,12 +23,15 @@ _DEFAULTS: Final = Options()
 #: Options that every top accepts, so that one line of options serves them all; where one makes no
 #: difference, a note says so.
 _COMMON_OPTIONS: Final = ("bits", "columns", "multiplier", "rounding", "rows", "target", "unity")
+#: Options that are on unless told otherwise.
+_SWITCHED_OFF: Final = ("hold", "unity")
 _EXAMPLES: Final = """\
 examples:
   python -m hw.build                                every top at SF8, into build/
   python -m hw.build fma --bits 16                  build/fma.v and build/fma.json
   python -m hw.build multiplier --bits 8 --multiplier dadda -o out
   python -m hw.build drain --bits 8 --output-bits 16 --bias-bits 16 --max-terms 4096
+  python -m hw.build atreides --bits 8 --rows 8 --columns 8 --slots 256 --table
   python -m hw.build convert-binary32 --bits 4 --no-unity --rounding truncate
 
 Each top becomes TOP.v and a manifest TOP.json with its parameters, ports and latency. The module
@@ -66,6 +69,7 @@ def emission(name: str, options: Options) -> Emission:
         "parameters": parameters(name, options),
         "clock": CLOCK if clocked else None,
         "reset": RESET if clocked else None,
+        # null: the number of cycles is not fixed
         "latency_cycles": getattr(component, "latency", 0),
         "ports": [
             {
@@ -143,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         "max-terms": "longest dot product",
         "output-bits": "bits of a drain's result (default: --bits)",
         "bias-bits": "bits of a drain's bias (default: --bits)",
+        "slots": "tile slots of the machine's memory",
+        "parameters": "entries of the machine's column parameters, a power of two",
+        "row-parameters": "entries of its row parameters, a power of two",
     }
     for name, meaning in numbers.items():
         default = getattr(_DEFAULTS, name.replace("-", "_"))
@@ -150,6 +157,14 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=_integer, metavar="N", help=meaning + note)
     parser.add_argument(
         "--no-unity", dest="unity", action="store_false", help="all ones is (2**F - 1) / 2**F"
+    )
+    for name, meaning in (
+        ("blocks", "the machine has scales per block of 32 terms"),
+        ("table", "the machine has the piecewise-linear activation"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=meaning)
+    parser.add_argument(
+        "--no-hold", dest="hold", action="store_false", help="zero operands are not held"
     )
     choices = {"rounding": ROUNDINGS, "multiplier": (*MULTIPLIERS, AUTO), "target": TARGETS}
     for name, values in choices.items():
@@ -171,7 +186,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _flag(option: str) -> str:
-    return "--no-unity" if option == "unity" else f"--{option.replace('_', '-')}"
+    return f"--{'no-' * (option in _SWITCHED_OFF)}{option.replace('_', '-')}"
 
 
 def _check_options_apply(names: Sequence[str], given: Mapping[str, Any]) -> None:

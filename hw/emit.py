@@ -122,7 +122,8 @@ def emit(component: wiring.Component, module_name: str) -> str:
     ----------
     component : wiring.Component
         Not elaborated before. An attribute ``ignored_inputs``, a tuple of port names, lists inputs
-        of which some bits have no influence by design.
+        of which some bits have no influence by design. An attribute ``unread_fields`` that is True
+        says the same of structures inside, which go whole from unit to unit.
     module_name : str
         Name of the only module, a Verilog identifier.
 
@@ -145,7 +146,10 @@ def emit(component: wiring.Component, module_name: str) -> str:
     verilog = _mark_ignored(verilog, getattr(component, "ignored_inputs", ()))
     if _IDENTIFIER.findall(verilog).count(RESET) == _USES_OF_UNREAD_PORT:
         verilog = _mark_ignored(verilog, (RESET,))  # nothing needs it, but clocked modules have it
-    return _split_unread_bits(_name_unread(_split_initial_values(verilog)))
+    verilog = _split_unread_bits(_name_unread(_split_initial_values(verilog)))
+    if getattr(component, "unread_fields", False):
+        verilog = f"/* verilator lint_off UNUSEDSIGNAL */\n{verilog}"
+    return verilog
 
 
 def _members(component: wiring.Component) -> Iterator[tuple[str, wiring.Flow, Value, bool]]:

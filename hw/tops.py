@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 
 from hw.activation import ActivationUnit
 from hw.convert import Binary16ToSFx, Binary32ToSFx, SFxToBinary32
+from hw.core import Atreides
 from hw.cycle_count import CycleCount
 from hw.detect import UnityDetector, ZeroDetector
 from hw.drain import Drain
@@ -20,10 +21,17 @@ from hw.multiplier import AUTO, check_multiplier, check_target, make_multiplier,
 from hw.operand_hold import OperandHold
 from hw.product import WordProduct
 from hw.shift_register import ShiftRegister
+from sw.config import MachineConfig
 from sw.format import MAX_BITS, MAX_TERMS, MIN_BITS, Rounding, SFx
 
 #: Largest accepted number of lanes, words or terms: far beyond any part that can be bought.
 _MAX_COUNT: Final = 1 << 32
+_MACHINE: Final = MachineConfig()
+#: Fields of MachineConfig that the top of the machine takes.
+MACHINE: Final = (
+    *("bits", "unity", "rounding", "multiplier", "rows", "columns", "max_terms", "output_bits"),
+    *("bias_bits", "slots", "parameters", "row_parameters", "blocks", "table", "hold"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,8 @@ class Options:
         K_max, at least 2.
     output_bits, bias_bits : int, optional
         Bits of a drain's result and of its bias, 3 to 16; ``bits`` if omitted.
+    slots, parameters, row_parameters, blocks, table, hold
+        Of the machine, as in MachineConfig.
 
     Raises
     ------
@@ -70,6 +80,12 @@ class Options:
     max_terms: int = MAX_TERMS
     output_bits: int | None = None
     bias_bits: int | None = None
+    slots: int = _MACHINE.slots
+    parameters: int = _MACHINE.parameters
+    row_parameters: int = _MACHINE.row_parameters
+    blocks: bool = _MACHINE.blocks
+    table: bool = _MACHINE.table
+    hold: bool = _MACHINE.hold
 
     def __post_init__(self) -> None:
         _check_range("bits", self.bits, MIN_BITS, MAX_BITS)
@@ -109,6 +125,12 @@ class Options:
         if self.multiplier != AUTO:
             return self.multiplier
         return table_entry(self.target, self.bits - 1)[AUTO]
+
+    @property
+    def machine(self) -> MachineConfig:
+        """The machine's configuration; ValueError if a size is none of a machine's."""
+        sizes = {name: getattr(self, name) for name in MACHINE}
+        return MachineConfig(**sizes | {"multiplier": self.resolved_multiplier})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +175,14 @@ _FMA = (*_WORD, "rounding", "multiplier", "target")
 _CONVERT = (*_WORD, "rounding")
 _RESULT = "word, never minus zero"
 _PAIR = {"a": "first word", "b": "second word"}
+
+_STREAM = {"valid": "a payload is offered", "ready": "it is taken at this clock edge if offered"}
+
+
+def _stream(name: str, payload: str) -> dict[str, str]:
+    """The meanings of a stream's ports; the payload's fields from the lowest bit on."""
+    return {f"{name}_payload": payload} | {f"{name}_{end}": text for end, text in _STREAM.items()}
+
 
 TOPS: Final[Mapping[str, Top]] = {
     "multiplier": Top(
@@ -284,6 +314,18 @@ TOPS: Final[Mapping[str, Top]] = {
             "inner": "R2, 0 for the largest size",
             "columns": "R3, 0 for the largest size",
             "cycles": "R1 + R2 + R3 - 2",
+        },
+    ),
+    "atreides": Top(
+        "the machine: runs programs on a systolic array",
+        (*MACHINE, "target"),
+        lambda o: Atreides(o.machine, o.target),
+        {
+            **_stream("instructions", "word (16 bits), last of the program"),
+            **_stream("host", "space (3), write, count - 1 (as columns - 1), address (32), data"),
+            **_stream("results", "kind (2), count, last row, data: a lane per column"),
+            **_stream("status", "fault (4), counter (32): one beat as a program ends"),
+            "busy": "a program runs, or memory clears itself after reset",
         },
     ),
 }
