@@ -34,23 +34,16 @@ class _Planner:
         """Walk, take and leave in this cycle?"""
         self.walks = self.walked is not None and self.on_the_way < t.LOOKED_UP
         chunk = self.looked[0] if self.looked else None
+        found = chunk is not None and chunk.slices > 0
+        ends = chunk is not None and chunk.end
         room = max(len(self.a), len(self.b)) < t.CHUNK_QUEUE and (
             len(self.tiles) < t.TILE_QUEUE or not self.held_first
         )
-        decides = chunk is not None and (chunk.slices > 0 or chunk.end)
-        self.leaves = self.held is not None and (self.known or decides) and room
-        self.last = self.held_last
-        if not self.known and chunk is not None:
-            self.last = chunk.slices == 0
-        if chunk is not None and chunk.end and self.started and self._is_zero(chunk):
-            self.keeps = False
-            self.takes = self.leaves
-        else:
-            self.keeps = chunk is not None and chunk.slices > 0
-            self.takes = chunk is not None and (not self.keeps or self.leaves or self.held is None)
-
-    def _is_zero(self, chunk: Chunk) -> bool:
-        return chunk.slices == 0
+        self.leaves = self.held is not None and (self.known or found or ends) and room
+        self.last = self.held_last if self.known else not found
+        # A chunk without a slice is dropped at once, unless the one held must learn of its end.
+        waits = self.held is not None if found else ends
+        self.takes = chunk is not None and (self.leaves or not waits)
 
     def step(self) -> None:
         """The registers after this cycle; pops of the queues are the readers' own."""
@@ -71,12 +64,13 @@ class _Planner:
         if self.walks:
             self.walked = next(self.walker, None)
         if taken is not None:
-            if self.keeps:
+            keeps = taken.slices > 0
+            if keeps:
                 self.held = taken
                 self.held_first = not self.started
                 self.held_last = taken.end
                 self.known = not self.skip or taken.end
-            self.started = not taken.end and (self.started or self.keeps)
+            self.started = not taken.end and (self.started or keeps)
 
 
 class _Feeder:
