@@ -20,7 +20,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("bench", ["nosuch"], "bench: benchmark must be one of tensor, matmul, hardware, not "),
+        ("bench", ["nosuch"], "bench: benchmark must be one of tensor, matmul, hardware, "),
         ("bench.tensor", ["--millions", "0"], "--millions: must be a positive integer, not '0'"),
         ("bench.tensor", ["--wrong"], "unrecognized arguments: --wrong; options are --help, --m"),
         ("bench.matmul", ["--size", "x"], "--size: must be a positive integer, not 'x'"),
