@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -11,8 +12,8 @@ from sim.machine_session import Stalls
 from sw import activation
 from sw.checks import Gemm, initial_state
 from sw.config import MachineConfig
-from sw.isa import Flag, Opcode, decode_at
-from sw.registers import Counter, Register
+from sw.isa import Fault, Flag, Instruction, Opcode, decode_at, encode
+from sw.registers import REGISTERS, Counter, Kind, Register
 from tests.core_session import Run, verilator
 from tests.product_reference import BLOCK, Parameters, Scale
 from tests.program_reference import (
@@ -113,15 +114,20 @@ def random_product(config: MachineConfig, generator: random.Random) -> list[int]
             continue
 
 
-def block_parameters(config: MachineConfig, words: Sequence[int], given: Parameters) -> Parameters:
-    """Lifts for the blocks of a product, at least one 0 in each row and column."""
+def last_product(config: MachineConfig, words: Sequence[int]) -> Gemm:
+    """The product behind SETs, with its registers."""
     state, counter = initial_state(config), 0
     while (decoded := decode_at(words, counter, config))[0].opcode == Opcode.SET:
         state, counter = state.after(decoded[0], config), counter + decoded[1]
-    gemm = Gemm(decoded[0], state.registers, config)
+    return Gemm(decoded[0], state.registers, config)
+
+
+def block_parameters(config: MachineConfig, words: Sequence[int], given: Parameters) -> Parameters:
+    """Lifts for the blocks of a product, at least one 0 in each row and column."""
+    gemm = last_product(config, words)
     if not gemm.flags & Flag.BLOCK:
         return given
-    generator = random.Random(counter)
+    generator = random.Random(len(words))
     blocks = -(-gemm.inner // BLOCK)
     rows, columns = {}, {}
     for m in range(gemm.rows):
@@ -177,3 +183,37 @@ def test_zero_slices_are_skipped_without_a_difference() -> None:
     assert some[Counter.SLICES] == row_tiles * kept
     assert some[Counter.SKIPPED_SLICES] == row_tiles * (terms * tiles - kept)
     assert some[Counter.COMPUTE_CYCLES] < every[Counter.COMPUTE_CYCLES]
+
+
+def random_sizes(config: MachineConfig, generator: random.Random) -> list[int]:
+    """SETs of sizes that mostly do not fit, and a GEMM, small if it runs."""
+    largest = (1 << config.address_bits) - 1
+    while True:
+        words: list[int] = []
+        for register in Register:
+            if register == Register.TILE_BASE or generator.random() < 0.5:
+                continue
+            kind = REGISTERS[register].kind
+            if kind == Kind.ADDRESS:
+                value = generator.choice((0, 1, 3, config.columns, 100, largest // 2, largest))
+            elif kind in (Kind.COUNT, Kind.LAST_COLUMNS):
+                value = generator.choice((1, 1, 1, 2, 2, 3, config.columns + 1, 256, 65535))
+                value *= generator.random() > 0.02
+            else:
+                value = generator.randrange(2)
+            words += encode(Instruction(Opcode.SET, (register, value)))
+        operands = (generator.randrange(2), 0, generator.randrange(2))
+        words += encode(Instruction(Opcode.GEMM, operands))
+        gemm = last_product(config, words)
+        work = gemm.rows * gemm.inner * gemm.columns * gemm[Register.G]
+        if gemm.fault() != Fault.NONE or work < 3000:
+            return words
+
+
+def test_sizes_and_extents_fault_as_the_checks_say() -> None:
+    config, generator = SQUARE, random.Random(SEED)
+    memory = random_memory(config, generator)
+    runs = [Run(random_sizes(config, generator), memory, reset=not i) for i in range(400)]
+    seen = Counts(last_product(config, run.words).fault() for run in runs)
+    assert min(seen[f] for f in (Fault.NONE, Fault.SIZE, Fault.RANGE, Fault.OVERLAP)) > 5, seen
+    assert_as_reference(config, runs, verilator(config, runs))
