@@ -146,7 +146,8 @@ def emit(component: wiring.Component, module_name: str) -> str:
     verilog = _mark_ignored(verilog, getattr(component, "ignored_inputs", ()))
     if _IDENTIFIER.findall(verilog).count(RESET) == _USES_OF_UNREAD_PORT:
         verilog = _mark_ignored(verilog, (RESET,))  # nothing needs it, but clocked modules have it
-    verilog = _split_unread_bits(_name_unread(_split_initial_values(verilog)))
+    verilog = _drop_unread_copies(_split_initial_values(verilog))
+    verilog = _split_unread_bits(_name_unread(verilog))
     if getattr(component, "unread_fields", False):
         verilog = f"/* verilator lint_off UNUSEDSIGNAL */\n{verilog}"
     return verilog
@@ -261,6 +262,26 @@ def _name_unread(verilog: str) -> str:
     unread = [name for name in driven if name in declared and uses[name] == 2]
     names = {name: f"unused_{number}" for number, name in enumerate(unread)}
     return _IDENTIFIER.sub(lambda found: names.get(found[0], found[0]), verilog)
+
+
+def _drop_unread_copies(verilog: str) -> str:
+    """The module without copies of a sign to the highest bits of a wire that nothing reads."""
+    left = re.compile(r"^  (?:wire .*;|assign .*? = )", re.MULTILINE)
+    highest: dict[str, int] = {}
+    for name, high, _ in _SLICE.findall(left.sub("", verilog)):
+        index = int(high) if high else sys.maxsize  # without a slice, all bits are read
+        highest[name] = max(index, highest.get(name, -1))
+    copies = re.findall(r"^(  assign (\S+ ?)\[(\d+)(?::(\d+))?\] = .*;\n)", verilog, re.MULTILINE)
+    for line, name, high, low in copies:
+        lowest = int(low or high)
+        declaration = re.search(
+            rf"^  wire \[{high}:(\d+)\] {re.escape(name)};$", verilog, re.MULTILINE
+        )
+        if declaration and highest.get(name, -1) < lowest > int(declaration[1]):
+            verilog = verilog.replace(line, "", 1)
+            shorter = f"  wire [{lowest - 1}:{declaration[1]}] {name};"
+            verilog = verilog.replace(declaration[0], shorter, 1)
+    return verilog
 
 
 def _split_unread_bits(verilog: str) -> str:
