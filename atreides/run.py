@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -30,8 +30,6 @@ BACK_ENDS: Final = ("model", "amaranth", "icarus", "verilator")
 DEFAULTS: Final = MachineConfig()
 #: What a user's mistake, and a program's fault, end with; and the machine's or a simulator's.
 MISTAKE, FAILURE = 2, 1
-
-Number = Annotated[int | None, typer.Option(show_default=False)]
 
 
 def run(
@@ -193,9 +191,8 @@ def _show(program: Path, backend: str, result: Result) -> None:
 def _complain(program: Path, job: Job, result: Result) -> None:
     """One sentence about a fault: program counter, instruction and reason."""
     fault, counter = result.report.fault, result.report.counter
-    words: Any = job.words[counter : counter + 1]
     instruction, length = decode_at(job.words, counter)
     whole = instruction is not None and counter + length <= len(job.words)
     text = f" {instruction}" if whole and fault != Fault.ENCODING else ""
-    place = f"{program.name}: word {counter} ({words[0]:04x}{text})"
+    place = f"{program.name}: word {counter} ({job.words[counter]:04x}{text})"
     typer.echo(f"atreides: {place}: {FAULT_MEANINGS[fault]}", err=True)

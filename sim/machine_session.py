@@ -90,7 +90,7 @@ class Session:
         found = []
         for job in self.jobs:
             found.append(Phase(reset=True, host=tuple(self._load(job, known))))
-            found.append(Phase(instructions=tuple(self._program(job)), statuses=1))
+            found.append(Phase(instructions=tuple(self.program(job)), statuses=1))
             reads = tuple(self._read())
             found.append(Phase(host=reads, reads=len(reads)))
             known = job.parameters
@@ -138,7 +138,8 @@ class Session:
             yield self._write(Space.TABLE, 2 * segment, int(new.starts[segment]) & 0x1FFFF)
             yield self._write(Space.TABLE, 2 * segment + 1, int(new.slopes[segment]) & 0xFFFF)
 
-    def _program(self, job: Job) -> Iterator[int]:
+    def program(self, job: Job) -> Iterator[int]:
+        """The payloads of a program."""
         final = len(job.words) - 1
         for number, word in enumerate(job.words):
             yield self.ports.pack("instructions", word=word, last=int(number == final))

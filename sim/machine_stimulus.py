@@ -13,7 +13,7 @@ from sim.machine_job import Job
 from sw.activation import FUNCTIONS, Table, fit
 from sw.checks import Gemm, initial_registers
 from sw.config import MachineConfig
-from sw.isa import Destination, Fault, Flag, Function, Instruction, Opcode, encode
+from sw.isa import BASE_SLOTS, Destination, Fault, Flag, Function, Instruction, Opcode, encode
 from sw.machine_state import LIFT_BITS, Parameters
 from sw.registers import REGISTERS, AMode, BMode, Register
 
@@ -39,14 +39,13 @@ class Stimulus:
 
     def job(self, instructions: int) -> Job:
         """A job of about as many instructions as said."""
-        words: list[int] = []
-        made = 0
-        while made < instructions:
-            part = self._pick(
-                (10, self._product), (5, self._base), (2, self._plain), (0.4, self._illegal)
-            )()
-            words += [word for instruction in part for word in instruction]
-            made += len(part)
+        self._current = initial_registers(self.config)
+        parts: list[list[tuple[int, ...]]] = []
+        while sum(map(len, parts)) < instructions:
+            parts.append(self._pick((10, self._product), (2, self._base), (1, self._plain))())
+        if self._chance(0.4):
+            parts.insert(self.random.randrange(len(parts) + 1), self._illegal())
+        words = [word for part in parts for instruction in part for word in instruction]
         if self._chance(0.03) and len(words) > 1:  # an instruction may lack its end
             words.pop()
         return Job(self.config, tuple(words), self.memory(), self.parameters())
@@ -93,16 +92,19 @@ class Stimulus:
     # Parts of programs: instructions, each as its words
 
     def _product(self) -> list[tuple[int, ...]]:
-        """SETs, then a GEMM or an ADD that nearly always is legal."""
+        """SETs, then GEMMs and ADDs, of which nearly all are legal."""
         for _ in range(_TRIES):
             registers = self._registers()
             instruction = self._gemm(registers)
             if Gemm(instruction, registers, self.config).fault() == Fault.NONE:
                 break
-        given = [r for r in registers if r in REGISTERS]
+        given = [r for r in registers if registers[r] != self._current[r] or self._chance(0.02)]
         self.random.shuffle(given)
+        self._current = registers
         sets = [encode(Instruction(Opcode.SET, (r, registers[r]))) for r in given]
-        return [*sets, encode(instruction)]
+        again = [self._gemm(registers) for _ in range(self.random.randrange(4))]
+        legal = [i for i in again if Gemm(i, registers, self.config).fault() == Fault.NONE]
+        return [*sets, *map(encode, [*legal, instruction])]
 
     def _gemm(self, registers: dict[Register, int]) -> Instruction:
         config = self.config
@@ -122,7 +124,7 @@ class Stimulus:
 
     def _registers(self) -> dict[Register, int]:
         """Sizes, layouts and places of a product, all registers set."""
-        registers = initial_registers(self.config)
+        registers = dict(self._current)
         r, side = Register, self.config
         registers[r.MX] = self._size(side.rows, 3 * side.rows)
         registers[r.MY] = self._pick((6, 1), (1, 2), (1, 3))
@@ -137,9 +139,14 @@ class Stimulus:
         self._strides(registers)
         self._places(registers)
         for name in (r.P_COLUMN, r.P_ROW, r.CLAMP):
+            if self._chance(0.7):
+                continue
             registers[name] = self.random.randrange(1 << REGISTERS[name].kind.width(side))
         for name in (r.P_COLUMN_G, r.P_ROW_G):
-            registers[name] = self.random.randrange(5)
+            if self._chance(0.3):
+                registers[name] = self.random.randrange(5)
+        beyond = max(0, side.slots - BASE_SLOTS)
+        registers[r.TILE_BASE] = self._pick((3, 0), (1, self.random.randint(0, beyond)))
         return registers
 
     def _strides(self, registers: dict[Register, int]) -> None:
@@ -196,7 +203,7 @@ class Stimulus:
         config = self.config
         limits = (config.rows, min(config.rows, config.columns), config.columns)
         rows, inner, columns = (self._size(min(16, side), min(16, side)) for side in limits)
-        slots = min(16, config.slots)
+        slots = min(BASE_SLOTS, config.slots)
         a, b, c = (self.random.randrange(slots) for _ in range(3))
         part = [
             Instruction(Opcode.LDR, (a, rows, inner)),
@@ -215,15 +222,14 @@ class Stimulus:
 
     def _plain(self) -> list[tuple[int, ...]]:
         """An instruction that changes little."""
-        slots = self._pick((3, 0), (1, self.random.randrange(2 * self.config.slots)))
         return [
             encode(
                 self._pick(
                     (3, Instruction(Opcode.NOP)),
                     (3, Instruction(Opcode.FENCE)),
-                    (0.3, Instruction(Opcode.HALT)),
+                    (0.6, Instruction(Opcode.HALT)),
                     (0.5, Instruction(Opcode.RELU)),
-                    (2, Instruction(Opcode.SET, (Register.TILE_BASE, min(slots, 0xFFFF)))),
+                    (1, Instruction(Opcode.LIN)),
                 )
             )
         ]
@@ -246,6 +252,7 @@ class Stimulus:
                 (1, 0), (1, (1 << width) - 1), (1, self.random.randrange(1 << width))
             )
             product = self._product()
+            self._current[register] = value
             part = [*product[:-1], encode(Instruction(Opcode.SET, (register, value))), product[-1]]
         return part
 
