@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def emit(component: wiring.Component, module_name: str) -> str:
     verilog = _mark_ignored(verilog, getattr(component, "ignored_inputs", ()))
     if _IDENTIFIER.findall(verilog).count(RESET) == _USES_OF_UNREAD_PORT:
         verilog = _mark_ignored(verilog, (RESET,))  # nothing needs it, but clocked modules have it
-    verilog = _drop_unread_copies(_split_initial_values(verilog))
+    verilog = _drop_unread_copies(_loop_over_zeros(_split_initial_values(verilog)))
     verilog = _split_unread_bits(_name_unread(verilog))
     if getattr(component, "unread_fields", False):
         verilog = f"/* verilator lint_off UNUSEDSIGNAL */\n{verilog}"
@@ -262,6 +263,23 @@ def _name_unread(verilog: str) -> str:
     unread = [name for name in driven if name in declared and uses[name] == 2]
     names = {name: f"unused_{number}" for number, name in enumerate(unread)}
     return _IDENTIFIER.sub(lambda found: names.get(found[0], found[0]), verilog)
+
+
+def _loop_over_zeros(verilog: str) -> str:
+    """The module with the contents of memories that start as zeros in loops, not row by row."""
+    count = itertools.count()
+
+    def loop(found: re.Match[str]) -> str:
+        rows = found[0].count(";")
+        index = f"row_{next(count)}"
+        return (
+            f"  integer {index};\n"
+            f"  initial for ({index} = 0; {index} < {rows}; {index} = {index} + 1)\n"
+            f"    {found[1]}[{index}] = {found[2]};\n"
+        )
+
+    contents = r"^  initial begin\n    (\S+ ?)\[0\] = (\d+'h0+);\n(?:    \1\[\d+\] = \2;\n)*  end\n"
+    return re.sub(contents, loop, verilog, flags=re.MULTILINE)
 
 
 def _drop_unread_copies(verilog: str) -> str:
