@@ -141,6 +141,7 @@ class Atreides(wiring.Component):
             ranges.start.eq(controller.check),
             ranges.registers.eq(registers.registers),
             ranges.memory.eq(decoded.dest == Destination.MEMORY),
+            ranges.skip.eq(self._flag(Flag.SKIP)),
             controller.done.matmul.eq(self._issuer.done),
             controller.done.drain.eq(self._rows.done),
             controller.done.gemm.eq(self._rows.done),

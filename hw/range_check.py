@@ -41,6 +41,8 @@ class RangeCheck(wiring.Component):
         Unchanged from ``start`` to ``done``.
     memory : In(1)
         Whether the output goes to tile memory: only then has it an extent. Constant as well.
+    skip : In(1)
+        Whether the instruction skips zeros: its tiles count as full. Constant as well.
     busy : Out(1)
         From the cycle after ``start`` to ``done``.
     done : Out(1)
@@ -58,6 +60,7 @@ class RangeCheck(wiring.Component):
                 "start": In(1),
                 "registers": In(registers_layout(config)),
                 "memory": In(1),
+                "skip": In(1),
                 "busy": Out(1),
                 "done": Out(1),
                 "fault": Out(4),
@@ -74,7 +77,8 @@ class RangeCheck(wiring.Component):
         malformed = Signal()
         load = Signal()
         ended = Signal()
-        lanes = Mux(registers.nt > 1, self.config.columns, registers.nl)
+        # The zero flag of a whole segment is looked at, however few of its words are B's.
+        lanes = Mux((registers.nt > 1) | self.skip, self.config.columns, registers.nl)
         m.d.comb += [
             ended.eq(malformed | ((step == len(STEPS)) & ~count.any())),
             self.done.eq(self.busy & ended),

@@ -71,7 +71,9 @@ class Gemm:
     @property
     def widest_tile(self) -> int:
         """Columns that an extent takes every tile to have."""
-        return self.config.columns if self[Register.NT] > 1 else self[Register.NL]
+        if self[Register.NT] > 1 or self.flags & Flag.SKIP:
+            return self.config.columns
+        return self[Register.NL]
 
     def _end(self, base: Register, counts: Sequence[tuple[int, int]]) -> Extent:
         return self[base], self[base] + sum((count - 1) * step for count, step in counts)

@@ -98,7 +98,7 @@ format without unity (B_K1's counts if K1 > 1).
 2. SIZE: a count of 0, NL > columns, M, N or K beyond {largest}, K beyond K_max.
 3. RANGE: the extent of A, B (not the identity) or the output (`memory` only) ends beyond the \
 memory. An extent goes from the base to the base plus each stride times its count less one, with \
-`columns` lanes if NT > 1, else NL.
+`columns` lanes if NT > 1 or with `skip`, else NL.
 4. OVERLAP: `memory`, and the output's extent meets that of A or B.
 """
 _HOST = """\

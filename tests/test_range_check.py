@@ -23,8 +23,8 @@ LIMIT = 1 << 16
 
 
 def registers(config: MachineConfig, **values: int) -> dict[str, int]:
-    """All registers by name: those of a program's start, but for ``values``."""
-    start = {r.name.lower(): d.kind.default(config) for r, d in REGISTERS.items()}
+    """All registers by name: those of a program's start, but for ``values``; and flag ``skip``."""
+    start = {r.name.lower(): d.kind.default(config) for r, d in REGISTERS.items()} | {"skip": 0}
     assert values.keys() <= start.keys()
     return start | values
 
@@ -34,9 +34,14 @@ def products(r: dict[str, int], columns: int) -> tuple[int, int, int]:
     return r["mx"] * r["my"], r["k0"] * r["k1"] * r["k2"], (r["nt"] - 1) * columns + r["nl"]
 
 
+def widest_tile(r: dict[str, int], columns: int) -> int:
+    """Lanes that an extent counts: zeros are skipped by whole segments."""
+    return columns if r["nt"] > 1 or r["skip"] else r["nl"]
+
+
 def extents(r: dict[str, int], columns: int) -> dict[str, range]:
     """The words from the first to the last one of A, B and the output."""
-    lanes = columns if r["nt"] > 1 else r["nl"]
+    lanes = widest_tile(r, columns)
     a = b = o = 0
     for name in ("k1", "k2"):
         a += (r[name] - 1) * r[f"a_{name}"]
@@ -78,7 +83,7 @@ def duration(config: MachineConfig, r: dict[str, int]) -> int:
     counts = [r[name] for name in ("mx", "my", "k0", "k1", "k2", "nt", "g")]
     if not all(counts) or not 1 <= r["nl"] <= config.columns:
         return 1
-    counts.append(config.columns if r["nt"] > 1 else r["nl"])
+    counts.append(widest_tile(r, config.columns))
     return 1 + sum(1 + (count - 1).bit_length() for count in counts)
 
 
@@ -90,7 +95,7 @@ def check(config: MachineConfig, cases: list[tuple[dict[str, int], int]]) -> lis
     async def testbench(context) -> None:
         for values, memory in cases:
             for name, value in values.items():
-                context.set(unit.registers[name], value)
+                context.set(unit.skip if name == "skip" else unit.registers[name], value)
             context.set(unit.memory, memory)
             context.set(unit.start, 1)
             assert not context.get(unit.done)
@@ -142,6 +147,7 @@ def random_case(config: MachineConfig, rng: random.Random) -> tuple[dict[str, in
             values[name] = min(rng.randrange(reach), (1 << config.address_bits) - 1)
         elif definition.register.name in ("A_MODE", "B_MODE"):
             values[name] = rng.randrange(2 if name == "a_mode" else 3)
+    values["skip"] = rng.randrange(2)
     return registers(config, **values), rng.randrange(2)
 
 
