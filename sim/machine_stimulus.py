@@ -227,7 +227,7 @@ class Stimulus:
                 self._pick(
                     (3, Instruction(Opcode.NOP)),
                     (3, Instruction(Opcode.FENCE)),
-                    (0.6, Instruction(Opcode.HALT)),
+                    (2, Instruction(Opcode.HALT)),
                     (0.5, Instruction(Opcode.RELU)),
                     (1, Instruction(Opcode.LIN)),
                 )
