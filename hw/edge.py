@@ -45,8 +45,8 @@ class ArrayEdge(wiring.Component):
     a_skewed, control_skewed, b_skewed : Out
         The array's ``a``, ``control`` and ``b``.
     held : Out(range(rows + columns + 1))
-        How many of the used lanes had a zero operand in the valid slice of :attr:`held_latency`
-        cycles ago, with ``first`` or not; 0 if it was not valid. The same without ``hold``.
+        How many of the used lanes had a zero operand and held the one before, in the valid slice
+        without ``first`` of :attr:`held_latency` cycles ago; 0 without ``hold``.
 
     Attributes
     ----------
@@ -126,7 +126,8 @@ class ArrayEdge(wiring.Component):
         zeros = Cat(*(lane.zero for lane in self.a), *(lane.zero for lane in self.b))
         used = Cat(self.row_mask, self.column_mask)
         found = Signal(len(zeros))
-        m.d.sync += found.eq(zeros & used & self.control.valid.replicate(len(zeros)))
+        holds = self.control.valid & ~self.control.first if self.hold else Const(0)
+        m.d.sync += found.eq(zeros & used & holds.replicate(len(zeros)))
         counts = []
         for low in range(0, len(found), _COUNTED):
             count = Signal(range(_COUNTED + 1), name=f"zeros_{low}")

@@ -211,7 +211,7 @@ class Machine:
         }
         whole = Walk(Gemm(Instruction(Opcode.GEMM, (0, 0, 0)), registers, self.config))
         issued = np.ones((1, terms), dtype=np.bool_)
-        self._add(count_operands(a, b, whole, issued, self.config.format))
+        self._add(count_operands(a, b, whole, issued, self.config))
 
     def _gemm(self, walk: Walk) -> None:
         cycles = self._find_cycles(Load.of(walk, self.memory))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.format import SFx
+from sw.config import MachineConfig
 from sw.machine_gemm import Walk
 from sw.machine_operands import Words
 
@@ -54,7 +54,16 @@ def issued_slices(walk: Walk, zero_segments: Flags, batch: int) -> Flags:
     return issued
 
 
-def count_operands(a: Words, b: Words, walk: Walk, issued: Flags, format: SFx) -> Counts:
+def first_slices(walk: Walk, issued: Flags) -> Flags:
+    """Which of the issued slices start a sum."""
+    first = np.zeros_like(issued)
+    tiles = np.arange(len(issued))
+    for start, end in walk.block_bounds:
+        first[tiles, start + issued[:, start:end].argmax(axis=1)] = True
+    return first
+
+
+def count_operands(a: Words, b: Words, walk: Walk, issued: Flags, config: MachineConfig) -> Counts:
     """What the slices of some column tiles of one batch count for.
 
     Parameters
@@ -69,18 +78,20 @@ def count_operands(a: Words, b: Words, walk: Walk, issued: Flags, format: SFx) -
     lanes = np.diff(np.append(bounds, b.shape[1]))
     slices = issued.sum(axis=1)
 
-    def count(of_a: Flags, of_b: Flags) -> int:
+    def count(of_a: Flags, of_b: Flags, which: Flags) -> int:
         rows = np.count_nonzero(of_a, axis=0)
         columns = np.add.reduceat(of_b, bounds, axis=1, dtype=np.int64)
-        return int((issued @ rows).sum()) + walk.row_tiles * int((issued * columns.T).sum())
+        return int((which @ rows).sum()) + walk.row_tiles * int((which * columns.T).sum())
 
-    code = a.dtype.type(format.max_code)
-    found = count((a & code) == 0, (b & code) == 0)
+    code = a.dtype.type(config.format.max_code)
+    zero = (a & code) == 0, (b & code) == 0
+    later = issued & ~first_slices(walk, issued)
     return Counts(
         macs=walk.rows * int(lanes @ slices),
         slices=walk.row_tiles * int(slices.sum()),
         skipped_slices=walk.row_tiles * int((~issued).sum()),
-        zero_operands=found,
-        held_operands=found,  # the edge counts every zero, in a sum's first slice too
-        unity_operands=count((a & code) == code, (b & code) == code) if format.unity else 0,
+        zero_operands=count(*zero, issued),
+        # The edge passes a sum's first slice as it is.
+        held_operands=count(*zero, later) if config.hold else 0,
+        unity_operands=count((a & code) == code, (b & code) == code, issued) if config.unity else 0,
     )

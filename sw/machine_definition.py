@@ -137,8 +137,8 @@ def _output_address(walk: Walk, batch: int, m: int, tile: int) -> int:
     return address + x * walk["O_X"] + y * walk["O_Y"]
 
 
-def _issued(walk: Walk, memory: TileMemory, batch: int, tile: int) -> list[int]:
-    """The terms of a tile whose slices are issued."""
+def _issued(walk: Walk, memory: TileMemory, batch: int, tile: int) -> list[list[int]]:
+    """Of every block of a tile, the terms whose slices are issued."""
     terms = list(_terms(walk))
     wanted = []
     for k in terms:
@@ -148,14 +148,14 @@ def _issued(walk: Walk, memory: TileMemory, batch: int, tile: int) -> list[int]:
             zero = bool(memory.zero_segments[segment])
         wanted.append(not zero)
     length = BLOCK if walk.has(Flag.BLOCK) else len(terms)
-    issued = []
+    blocks = []
     for start in range(0, len(terms), length):
         block = [k for k in range(start, min(start + length, len(terms))) if wanted[k]]
         if not block:
             end = min(start + length, len(terms))
             block = [max(int(first) for first in walk.chunk_starts if first < end)]
-        issued += block
-    return issued
+        blocks.append(block)
+    return blocks
 
 
 def _count(walk: Walk, memory: TileMemory, batch: int, row_tile: int, tile: int) -> Counts:
@@ -165,16 +165,18 @@ def _count(walk: Walk, memory: TileMemory, batch: int, row_tile: int, tile: int)
     columns = range(walk.tile_columns(tile))
     lanes = [_a(walk, memory, batch, m, tile) for m in rows]
     lanes += [_b(walk, memory, batch, tile, j) for j in columns]
-    slices = _issued(walk, memory, batch, tile)
+    blocks = _issued(walk, memory, batch, tile)
+    slices = [k for block in blocks for k in block]
+    later = [k for block in blocks for k in block[1:]]
 
-    def count(operand: int) -> int:
-        return sum(abs(f.operand(lane[k])) == operand for k in slices for lane in lanes)
+    def count(which: list[int], operand: int) -> int:
+        return sum(abs(f.operand(lane[k])) == operand for k in which for lane in lanes)
 
     return Counts(
         macs=len(slices) * len(rows) * len(columns),
         slices=len(slices),
         skipped_slices=walk.terms - len(slices),
-        zero_operands=count(0),
-        held_operands=count(0),
-        unity_operands=count(1 << f.fraction_bits),
+        zero_operands=count(slices, 0),
+        held_operands=count(later, 0) if memory.config.hold else 0,
+        unity_operands=count(slices, 1 << f.fraction_bits),
     )

@@ -46,7 +46,7 @@ def gemm_rows(walk: Walk, memory: TileMemory, parameters: Parameters) -> tuple[R
             start = first * walk.lanes
             columns = slice(start, start + b.shape[1])
             result[:, columns] = _product(a, b, walk, scaling, columns)
-            counts += count_operands(a, b, walk, issued[first : first + step], memory.config.format)
+            counts += count_operands(a, b, walk, issued[first : first + step], memory.config)
         parts.append(order_rows(result, walk, batch))
     rows = ResultRows(
         np.concatenate([part.words for part in parts]),

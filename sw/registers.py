@@ -194,7 +194,7 @@ COUNTER_MEANINGS: Final[dict[Counter, str]] = {
     Counter.STALL_DRAIN: "cycles in which a tile's end waited for the tile before to drain",
     Counter.STALL_RESULTS: "cycles in which a tile's end waited for room for its results",
     Counter.ZERO_OPERANDS: "words that were zero among those that entered the array",
-    Counter.HELD_OPERANDS: "zero words at the edge, where lanes hold their last operand instead",
+    Counter.HELD_OPERANDS: "zero words whose lane held its last operand instead",
     Counter.UNITY_OPERANDS: "words that were unity among those that entered the array",
     Counter.INSTRUCTIONS: "instructions that took effect",
     Counter.WORDS_WRITTEN: "words written to tile memory by STR, GEMM and ADD",
