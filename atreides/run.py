@@ -48,7 +48,6 @@ def run(
     max_terms: Annotated[int, typer.Option(help="Longest dot product.")] = DEFAULTS.max_terms,
     bias_bits: Annotated[int | None, typer.Option(help="Width of a bias.")] = None,
     output_bits: Annotated[int | None, typer.Option(help="Width of words on the stream.")] = None,
-    rounding: Annotated[str, typer.Option(help="nearest or truncate.")] = DEFAULTS.rounding,
     parameters: Annotated[int, typer.Option(help="Entries per column.")] = DEFAULTS.parameters,
     row_parameters: Annotated[int, typer.Option(help="Entries.")] = DEFAULTS.row_parameters,
     blocks: Annotated[bool, typer.Option(help="Scales per 32 terms.")] = DEFAULTS.blocks,
@@ -92,7 +91,6 @@ def run(
             max_terms=max_terms,
             bias_bits=bias_bits,
             output_bits=output_bits,
-            rounding=rounding,  # type: ignore[arg-type]
             parameters=parameters,
             row_parameters=row_parameters,
             blocks=blocks,

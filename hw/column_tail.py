@@ -169,7 +169,7 @@ class ColumnTail(wiring.Component):
             self.config.aligned_bits,
             self.formats,
             self.config.bias_format,
-            self.config.rounding,
+            "nearest",
             self.exact_latency,
         )
         sum_ready = self._align(m, ahead, column)
@@ -221,9 +221,7 @@ class ColumnTail(wiring.Component):
             words.append(delay(m, f"clamped_{index}", clamp.o, late))
         if not self.config.table:
             return words
-        m.submodules.table = table = TableActivation(
-            self.config.unity, self.outputs, self.config.rounding
-        )
+        m.submodules.table = table = TableActivation(self.config.unity, self.outputs)
         argument = self.formats.index(table.format)
         m.d.comb += [table.write.eq(self.table_write), table.i.eq(drained[argument])]
         looks_up = function == Function.TABLE

@@ -207,7 +207,7 @@ class ResultRows(wiring.Component):
             config.output,
             config.format.fraction_bits,
             config.format.fraction_bits + config.unity,
-            config.rounding,
+            "nearest",
         )
         m.d.comb += limit.magnitude.eq(operand_magnitude(config.format, positive))
         limits = Signal.like(Cat(function.limit, function.output_limit))

@@ -29,7 +29,7 @@ _MAX_COUNT: Final = 1 << 32
 _MACHINE: Final = MachineConfig()
 #: Fields of MachineConfig that the top of the machine takes.
 MACHINE: Final = (
-    *("bits", "unity", "rounding", "multiplier", "rows", "columns", "max_terms", "output_bits"),
+    *("bits", "unity", "multiplier", "rows", "columns", "max_terms", "output_bits"),
     *("bias_bits", "slots", "parameters", "row_parameters", "blocks", "table", "hold"),
 )
 
@@ -129,6 +129,8 @@ class Options:
     @property
     def machine(self) -> MachineConfig:
         """The machine's configuration; ValueError if a size is none of a machine's."""
+        if self.rounding != "nearest":
+            raise ValueError(f"rounding must be nearest in the machine, not {self.rounding}")
         sizes = {name: getattr(self, name) for name in MACHINE}
         return MachineConfig(**sizes | {"multiplier": self.resolved_multiplier})
 

@@ -147,7 +147,6 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("blocks", "table", "stalls"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--no-unity", dest="unity", action="store_false")
-    parser.add_argument("--truncate", action="store_true")
     parser.add_argument("--parameters", type=int, default=16)
     parser.add_argument("--row-parameters", type=int, default=64)
     parser.add_argument("--max-terms", type=int, default=defaults.max_terms)
@@ -161,10 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 if all is the same, 1 if not, 2 for a mistake in the arguments."""
     given = vars(_parser().parse_args(arguments))
     counts = {name: given.pop(name) for name in ("instructions", "seed", "backend", "stalls")}
-    rounding = "truncate" if given.pop("truncate") else "nearest"
     started = time.perf_counter()
     try:
-        config = MachineConfig(rounding=rounding, **given)
+        config = MachineConfig(**given)
     except (TypeError, ValueError) as error:
         print(f"sim.machine_random: {error}", file=sys.stderr)
         return 2

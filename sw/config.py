@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sw.format import MAX_TERMS, Rounding, SFx
+from sw.format import MAX_TERMS, SFx
 from sw.scale import MAX_SPREAD
 
 #: Rows and columns that an array can have.
@@ -15,7 +15,7 @@ COUNT_BITS = 16
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
-    """One configuration of the machine.
+    """One configuration of the machine. It rounds to nearest, as the base instructions do.
 
     Parameters
     ----------
@@ -29,8 +29,6 @@ class MachineConfig:
         K_max, the longest dot product.
     bias_bits, output_bits : int, optional
         Widths of the bias and of words that leave on the result stream; ``bits`` if omitted.
-    rounding : {"nearest", "truncate"}
-        Of every drain.
     parameters : int
         Column parameter entries per column, a power of two.
     row_parameters : int
@@ -60,7 +58,6 @@ class MachineConfig:
     max_terms: int = MAX_TERMS
     bias_bits: int | None = None
     output_bits: int | None = None
-    rounding: Rounding = "nearest"
     parameters: int = 256
     row_parameters: int = 1024
     blocks: bool = False
@@ -90,8 +87,12 @@ class MachineConfig:
         for name in ("unity", "blocks", "table", "hold"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if self.rounding not in ("nearest", "truncate"):
-            raise ValueError(f"rounding must be nearest or truncate, not {self.rounding!r}")
+        # A base MATMUL sums up to this many terms without being asked about its size.
+        if self.max_terms < min(self.rows, self.columns):
+            raise ValueError(
+                f"max_terms must be at least {min(self.rows, self.columns)} on a {self.rows} x "
+                f"{self.columns} array, not {self.max_terms!r}"
+            )
         _ = self.format, self.bias_format, self.output  # each checks its width
 
     @property

@@ -126,7 +126,6 @@ def _element(
         activation=ALL_ACTIVATIONS[walk.function],
         limit=walk["CLAMP"],
         table=parameters.table,
-        rounding=config.rounding,
         output=f if walk.destination == Destination.MEMORY else config.output,
     )
 

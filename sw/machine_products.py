@@ -60,7 +60,7 @@ def drain_sums(sums: NDArray[np.int64], relu: bool, config: MachineConfig) -> ND
     """The words of a base RELU or LIN."""
     activation: Activation = "relu" if relu else "linear"
     words: NDArray[Any] = drain(
-        torch.from_numpy(sums), config.format, activation=activation, rounding=config.rounding
+        torch.from_numpy(sums), config.format, activation=activation
     ).numpy()
     return words
 
@@ -143,7 +143,6 @@ def _drain_options(walk: Walk, scaling: Scaling, columns: slice) -> dict[str, An
         "bias": torch.from_numpy(scaling.biases[columns]),
         "bias_format": config.bias_format,
         "activation": "relu" if relu else "linear",
-        "rounding": config.rounding,
         "output": SFx(TABLE_BITS, config.unity) if table else _output(walk),
     }
 
@@ -156,7 +155,7 @@ def _activate(words: NDArray[Any], walk: Walk, scaling: Scaling) -> NDArray[Any]
     if walk.function == Function.CLAMP:
         limit = max(config.format.decode(scaling.limit), config.format.decode(0))
         # Encoding is monotonic, and words that are not negative are ordered as their values.
-        most = words.dtype.type(_output(walk).encode(limit, config.rounding))
+        most = words.dtype.type(_output(walk).encode(limit))
         return np.asarray(np.minimum(words, most))
     return words
 
@@ -174,7 +173,7 @@ def _apply_table(
     start = starts[segment] << SEGMENT_BITS
     value = start + slopes[segment] * (distance - (segment << SEGMENT_BITS))
     half = SFx(VALUE_FRACTION_BITS // 2 + 1, config.unity)  # value has the units of its products
-    encoded: NDArray[Any] = drain(value, half, rounding=config.rounding, output=output).numpy()
+    encoded: NDArray[Any] = drain(value, half, output=output).numpy()
     return encoded
 
 

@@ -22,9 +22,7 @@ CONFIGS = {
     "blocks": MachineConfig(
         bits=6, rows=4, columns=4, slots=40, blocks=True, table=True, output_bits=3
     ),
-    "no_unity": MachineConfig(
-        bits=8, unity=False, rows=3, columns=5, slots=20, rounding="truncate", blocks=True
-    ),
+    "no_unity": MachineConfig(bits=8, unity=False, rows=3, columns=5, slots=20, blocks=True),
     "wrapping": MachineConfig(
         bits=16, rows=2, columns=4, slots=64, blocks=True, max_spread=2, max_terms=80
     ),

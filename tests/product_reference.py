@@ -121,7 +121,6 @@ class Product:
             activation=ACTIVATIONS[Function(function)],
             limit=self["CLAMP"],
             table=self.parameters.table,
-            rounding=self.config.rounding,
             output=output,
         )
 

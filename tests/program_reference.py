@@ -15,9 +15,7 @@ from tests.product_reference import Beat, Product
 SEED = 20261122
 #: Emitted and compiled once each, then kept under build/.
 SQUARE = MachineConfig(bits=8, rows=4, columns=4, slots=64, output_bits=12, bias_bits=10)
-WIDE = MachineConfig(
-    bits=4, unity=False, rows=2, columns=5, slots=80, rounding="truncate", blocks=True, table=True
-)
+WIDE = MachineConfig(bits=4, unity=False, rows=2, columns=5, slots=80, blocks=True, table=True)
 TINY = MachineConfig(bits=3, rows=2, columns=2, slots=16, max_terms=64)
 CONFIGS = {"4x4 SF8": SQUARE, "2x5 SF4": WIDE}
 
@@ -83,8 +81,7 @@ def base(
         case Opcode.RELU | Opcode.LIN as opcode:
             kind = "relu" if opcode == Opcode.RELU else "linear"
             matrices["activation"] = [
-                [format.drain(x, activation=kind, rounding=config.rounding) for x in row]
-                for row in matrices["output"]
+                [format.drain(x, activation=kind) for x in row] for row in matrices["output"]
             ]
 
 

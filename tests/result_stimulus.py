@@ -221,6 +221,5 @@ class Stimulus:
             activation=ALL_ACTIVATIONS[settings["activation"]],
             limit=settings["clamp"],
             table=self.table,
-            rounding=config.rounding,
             output=config.output if settings["destination"] == Destination.STREAM else None,
         )

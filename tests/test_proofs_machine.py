@@ -12,6 +12,8 @@ from functools import cache
 
 import pytest
 
+from hw.controller import Controller
+from hw.core import Atreides
 from hw.feeder import Feeder
 from hw.issuer import Issuer
 from hw.pipeline_register import PipelineRegister
@@ -20,6 +22,7 @@ from hw.result_queue import ResultQueue
 from hw.row_sequencer import RowSequencer
 from hw.shift_buffer import ShiftBuffer
 from sim.claims import Bench, Claims
+from sim.properties_core import core_bench
 from sim.properties_feeder import feeder_bench
 from sim.properties_results import issuer_bench, result_queue_bench, row_sequencer_bench
 from sim.properties_streams import pipeline_register_bench, queue_bench, shift_buffer_bench
@@ -151,6 +154,35 @@ CASES = {
         )
         for lane in range(SMALL.columns)
     },
+    "core": Case(
+        lambda: core_bench(SMALL),
+        (
+            Mutant(
+                Controller,
+                "with m.If(self.fault != Fault.NONE):",
+                "with m.If(self.fault == Fault.SIZE):",
+                "an instruction at work has passed its checks",
+            ),
+            Mutant(
+                Controller,
+                "with m.If(self.range_fault == Fault.NONE):",
+                "with m.If(self.range_fault != Fault.RANGE):",
+                "an instruction at work has passed its checks",
+            ),
+            Mutant(
+                Atreides,
+                "host.enable.eq(self._controller.idle & ~memory.busy)",
+                "host.enable.eq(~memory.busy)",
+                "parameters and table are written between programs",
+            ),
+            Mutant(
+                Atreides,
+                "settings.destination.eq(BUFFER)",
+                "settings.destination.eq(0)",
+                "tile memory is written by the host between programs",
+            ),
+        ),
+    ),
     **{
         f"feeder {side}": Case(
             lambda side=side: feeder_bench(SMALL, side),

@@ -19,14 +19,14 @@ SEED = 20261122
 SMALL = {"parameters": 32, "row_parameters": 128, "slots": 3}
 CONFIGS = [
     MachineConfig(bits=8, rows=4, columns=4, **SMALL),
-    MachineConfig(bits=8, unity=False, rows=2, columns=3, rounding="truncate", **SMALL),
+    MachineConfig(bits=8, unity=False, rows=2, columns=3, **SMALL),
     MachineConfig(bits=16, rows=3, columns=2, blocks=True, table=True, output_bits=7, **SMALL),
     MachineConfig(
         bits=4, rows=4, columns=2, blocks=True, bias_bits=16, output_bits=9, max_spread=5, **SMALL
     ),
     MachineConfig(
         bits=5, unity=False, rows=1, columns=1, table=True, output_bits=3, bias_bits=3,
-        rounding="truncate", max_terms=2, **SMALL,
+        max_terms=2, **SMALL,
     ),
     MachineConfig(bits=3, rows=2, columns=5, blocks=True, output_bits=16, **SMALL),
 ]  # fmt: skip

@@ -84,7 +84,6 @@ def good(**arrays: object) -> None:
 MISTAKES = {
     "backend must be one of model, amaranth": (None, ("--backend", "spice")),
     "bits must be 3 to 16, not 17": (None, ("--bits", "17")),
-    "rounding must be nearest or truncate": (None, ("--rounding", "up")),
     "--stalls must have an RTL backend": (None, ("--stalls", "1")),
     "--trace must have an RTL backend": (None, ("--trace", "w.vcd")),
     "must have --backend model, not 'amaranth'": (None, ("--backend", "amaranth", "--step")),
