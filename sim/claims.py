@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,10 +109,9 @@ class Bench:
     def cut(self, path: str) -> None:
         """Take a submodule out: what it drove may be anything. What then holds, holds with it."""
         fragment, name = self._find(path)
-        places = [place for _, place, _ in fragment.subfragments]
-        place = places.index(name)
-        for signal in _driven(fragment.subfragments[place][0]):
-            self._inputs[f"{path}.{signal.name}.{len(self._inputs)}"] = signal
+        place = [name for _, name, _ in fragment.subfragments].index(name)
+        for number, signal in enumerate(_driven_below(fragment.subfragments[place][0])):
+            self._inputs[f"{path}.{signal.name}.{number}"] = signal
         fragment.subfragments[place] = (Fragment(), name, None)
 
     def _find(self, path: str) -> tuple[Fragment, str]:
@@ -172,6 +172,16 @@ def _driven(fragment: Fragment) -> list[Signal]:
     return list(found.values())
 
 
+def _driven_below(fragment: Fragment) -> Iterator[Signal]:
+    """The signals that a fragment or its submodules drive, the data of memories included."""
+    yield from _driven(fragment)
+    if isinstance(fragment, MemoryInstance):
+        for port in fragment._read_ports:
+            yield from port._data._lhs_signals()
+    for submodule, _, _ in fragment.subfragments:
+        yield from _driven_below(submodule)
+
+
 def _netlist(text: str) -> Netlist:
     """Gates of RTLIL; memories become registers."""
     flat = PASSES.index("flatten") + 1
@@ -210,7 +220,7 @@ class Claims:
     def _broken(self) -> int:
         return self.netlist.outputs[_BROKEN][0]
 
-    def prove(self, seconds: int = 240) -> Proof | Refutation:
+    def prove(self, seconds: int = 540) -> Proof | Refutation:
         """Prove all claims together, the invariant being searched for."""
         result = decide(self.netlist, self._broken, seconds)
         return result if isinstance(result, Proof) else self._refutation(result)
@@ -222,9 +232,9 @@ class Claims:
         )
         return Proof((), len(self.netlist.registers)) if trace is None else self._refutation(trace)
 
-    def refute(self, cycles: int, seconds: int = 120) -> Refutation | None:
+    def refute(self, claim: str, cycles: int, seconds: int = 120) -> Refutation | None:
         """The shortest way to where a claim does not hold, within so many cycles."""
-        trace = find(self.netlist, self._broken, cycles, seconds)
+        trace = find(self.netlist, self.claims[claim], cycles, seconds)
         return None if trace is None else self._refutation(trace)
 
     def reach(self, cover: str, cycles: int, seconds: int = 120) -> list[Cycle] | None:
