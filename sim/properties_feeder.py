@@ -82,7 +82,10 @@ def _follow_page(bench: Bench, unit: Feeder) -> None:
     unread = bench.count("chunks_unread", pages + 1, start.enable, finished)
     unwritten = bench.count("chunks_unwritten", pages + 1, start.enable, closes)
     mark, number = bench.free("mark_page"), bench.inside("transposer.walker.index")
-    any_index, any_lane = bench.free("any_index", len(number)), bench.free("any_lane", 1)
+    any_index, any_lane = (
+        bench.free("any_index", len(number)),
+        bench.free("any_lane", len(vector.lane)),
+    )
     before_write, before_read = Signal.like(unwritten), Signal.like(unread)
     armed, closed, got, seen, kept = (
         Signal(name=name) for name in ("page_armed", "closed", "got", "seen", "word_kept")

@@ -43,6 +43,12 @@ TALL = MachineConfig(
 )
 
 
+#: Vectors of 8 words, two pages.
+SQUARE = MachineConfig(
+    bits=3, rows=4, columns=4, slots=1, max_terms=4, parameters=1, row_parameters=1
+)
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A unit's source with ``before`` replaced: breaks ``claim`` within so many cycles."""
@@ -283,6 +289,12 @@ CASES = {
         for side in "ab"
         for part, mutants in FEEDER_MUTANTS.items()
         if (side, part) != ("b", "pages")  # the transposer is the same, the proof takes minutes
+    },
+    **{
+        f"feeder {side} of four lanes, credits and chunks": Case(
+            lambda side=side: feeder_bench(SQUARE, side, "chunks"), (), cycles=32
+        )
+        for side in "ab"
     },
 }
 
