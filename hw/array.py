@@ -36,7 +36,7 @@ class SystolicArray(wiring.Component):
         1 to 32 each.
     max_terms : int
         K_max: slices from one ``first`` to the next.
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
 

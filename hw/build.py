@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from hw.emit import CLOCK, RESET, EmissionError, emit, ports
-from hw.multiplier import AUTO, MULTIPLIERS, TARGETS
+from hw.multiplier import MULTIPLIER_NAMES, TARGETS
 from hw.tops import TOPS, Options, build_top
 from sw.format import ROUNDINGS
 
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-hold", dest="hold", action="store_false", help="zero operands are not held"
     )
-    choices = {"rounding": ROUNDINGS, "multiplier": (*MULTIPLIERS, AUTO), "target": TARGETS}
+    choices = {"rounding": ROUNDINGS, "multiplier": MULTIPLIER_NAMES, "target": TARGETS}
     for name, values in choices.items():
         note = f"{', '.join(values)} (default: {getattr(_DEFAULTS, name)})"
         parser.add_argument(f"--{name}", metavar="NAME", help=note)

@@ -27,7 +27,7 @@ class Cell(wiring.Component):
         The format of the words behind the operands.
     max_terms : int
         K_max: products from one ``first`` to the next.
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
 

@@ -88,7 +88,7 @@ class FusedMultiplyAdd(wiring.Component):
         The format of all words.
     rounding : {"nearest", "truncate"}
         Nearest with ties away from zero, or toward zero.
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
         The multiplier of magnitudes.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.

@@ -24,7 +24,7 @@ class MultiplyAccumulate(wiring.Component):
         The format of both words.
     max_terms : int
         K_max: products from one ``first`` to the next.
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
         The multiplier of magnitudes.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become. ``ecp5`` accumulates, clears and subtracts in one carry chain.

@@ -1,4 +1,4 @@
-"""The multiplier socket, the three components that fit it, and the table behind ``auto``."""
+"""The multiplier socket, the components that fit it, and the table behind ``auto``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from amaranth.lib.wiring import In, Out
 
 from sw.format import MAX_BITS, MIN_BITS
 
-#: The multipliers by name; ``auto`` stands for the table's choice among them.
+#: The multipliers of our own by name; ``auto`` stands for the table's choice among them.
 MULTIPLIERS: Final = ("array", "dadda", "chain")
+#: ``a * b`` as it is, for tools that know better.
+OPERATOR: Final = "operator"
 AUTO: Final = "auto"
+MULTIPLIER_NAMES: Final = (*MULTIPLIERS, OPERATOR, AUTO)
 #: What the logic will become: plain Verilog for any tool, Lattice ECP5 or iCE40, osu018 gates.
 TARGETS: Final = ("generic", "ecp5", "ice40", "osu018")
 MIN_WIDTH: Final = MIN_BITS - 1
@@ -61,7 +64,7 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
 
     Parameters
     ----------
-    name : {"array", "dadda", "chain", "auto"}
+    name : {"array", "dadda", "chain", "operator", "auto"}
         ``auto`` takes the measured best for ``target`` and ``width``.
     width : int
         F, 2 to 15 bits.
@@ -76,6 +79,7 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
     from hw.array_multiplier import ArrayMultiplier  # here: they import the socket above
     from hw.chain_multiplier import ChainMultiplier
     from hw.dadda_multiplier import DaddaMultiplier
+    from hw.operator_multiplier import OperatorMultiplier
 
     check_multiplier(name)
     check_width(width)
@@ -83,6 +87,8 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
     entry = table_entry(target, width)
     if name == AUTO:
         name = entry[AUTO]
+    if name == OPERATOR:
+        return OperatorMultiplier(width)
     if name == "array":
         return ArrayMultiplier(width)
     if name == "dadda":
@@ -99,10 +105,8 @@ def table_entry(target: str, width: int) -> Mapping[str, Any]:
 
 def check_multiplier(name: str) -> None:
     """Raise ValueError unless ``name`` is a multiplier or ``auto``."""
-    if name not in (*MULTIPLIERS, AUTO):
-        raise ValueError(
-            f"multiplier must be one of {', '.join(MULTIPLIERS)}, {AUTO}, not {name!r}"
-        )
+    if name not in MULTIPLIER_NAMES:
+        raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIER_NAMES)}, not {name!r}")
 
 
 def check_target(target: str) -> None:

@@ -24,7 +24,7 @@ class Neuron(wiring.Component):
         K_max.
     output, bias_format : SFx
         The formats of the result and of the bias.
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
     target : {"generic", "ecp5", "ice40", "osu018"}
 
     Members

@@ -20,7 +20,7 @@ class MagnitudeProduct(wiring.Component):
     Parameters
     ----------
     format : SFx
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
         The multiplier of magnitudes.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
@@ -147,7 +147,7 @@ class WordProduct(wiring.Component):
     ----------
     format : SFx
         The format of both words.
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
         The multiplier of magnitudes.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.

@@ -45,7 +45,7 @@ class Options:
     unity : bool
         Whether all ones means 1.
     rounding : {"nearest", "truncate"}
-    multiplier : {"array", "dadda", "chain", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "auto"}
     target : {"generic", "ecp5", "ice40", "osu018"}
     rows, columns : int
         Lanes or size of an array, at least 1.

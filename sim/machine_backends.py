@@ -12,8 +12,7 @@ from typing import Final
 from amaranth.hdl import ClockDomain, Module
 from amaranth.sim import Simulator
 
-from hw.core import Atreides
-from sim import machine_testbench, machine_verilator
+from sim import machine_design, machine_testbench, machine_verilator
 from sim.bus import AmaranthBus
 from sim.lanes import HARNESS, Lanes, wrap
 from sim.machine_design import TOP, Design, design
@@ -98,7 +97,8 @@ def execute(
             raise ValueError("cocotb-verilator must have no trace: verilator writes one")
     if back_end == "amaranth":
         return _in_amaranth(jobs, stalls, limit, trace)
-    made = design(config, hierarchy=trace is not None)
+    # Icarus never ends its first time step on the form with modules, which Verilator takes.
+    made = design(config, hierarchy=trace is not None and back_end == "verilator")
     session = Session(made.ports, jobs)
     run = _in_verilator if back_end == "verilator" else _under_cocotb
     simulator = back_end.removeprefix("cocotb-")
@@ -160,7 +160,7 @@ def _under_cocotb(
 def _in_amaranth(
     jobs: Sequence[Job], stalls: Stalls | None, limit: int, trace: Trace | None
 ) -> list[Result]:
-    machine = Atreides(jobs[0].config)
+    machine = machine_design.machine(jobs[0].config)
     ports = Ports.of(machine)
     session = Session(ports, jobs)
     lanes = Lanes([machine])
@@ -183,8 +183,8 @@ def _in_amaranth(
     # the clock rises in the middle of a period, and a cycle lasts from one edge to the next
     first, end = (max(0, 2 * c - 1) * _AMARANTH_CYCLE // 2 for c in (trace.first, trace.end))
     with _unfinished(trace.path) as scratch:
-        window = Window(scratch.open("w", encoding="utf-8"), first, end)
-        with simulator.write_vcd(window):
+        file = scratch.open("w", encoding="utf-8")
+        with Window(file, first, end) as window, simulator.write_vcd(window):
             simulator.run()
     write_views(trace.path, "bench.top.lanes.lane0", ports.layout, "__")
     return session.results(found[0])

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from amaranth.hdl import ClockDomain, Module
 from amaranth.sim import Simulator
 
-from hw.core import Atreides
 from sim import machine_verilator
 from sim.bus import AmaranthBus
 from sim.lanes import Lanes
 from sim.machine_design import design
+from sim.machine_design import machine as simulated
 from sim.machine_ports import Ports
 from sim.machine_pump import Pump
 from sim.machine_session import Phase, Recording, Stalls
@@ -151,7 +151,7 @@ def amaranth(
     config: MachineConfig, runs: Sequence[Run], stalls: Stalls | None = None
 ) -> list[Outcome]:
     """The runs' outcomes in Amaranth's simulator."""
-    machine = Atreides(config)
+    machine = simulated(config)
     ports = Ports.of(machine)
     session = Session(config, ports)
     lanes = Lanes([machine])

@@ -27,6 +27,7 @@ from hw.multiplier import (
     MAX_WIDTH,
     MIN_WIDTH,
     MULTIPLIERS,
+    OPERATOR,
     TARGETS,
     Multiplier,
     make_multiplier,
@@ -66,7 +67,7 @@ def check_product(multiplier: Multiplier, count: int = 60) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", MULTIPLIERS)
+@pytest.mark.parametrize("name", [*MULTIPLIERS, OPERATOR])
 def test_every_multiplier_gives_the_product(name, width):
     check_product(make_multiplier(name, width))
 
@@ -231,7 +232,10 @@ def test_the_table_chooses_for_every_width_and_its_choice_is_no_worse_than_yosys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("booth", 4), "multiplier must be one of array, dadda, chain, auto, not 'booth'"),
+        (
+            ("booth", 4),
+            "multiplier must be one of array, dadda, chain, operator, auto, not 'booth'",
+        ),
         (("array", 16), "width must be 2 to 15, not 16"),
         (("array", 1), "width must be 2 to 15, not 1"),
         (("array", 4, "asic"), "target must be one of generic, ecp5, ice40, osu018, not 'asic'"),
