@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Final
 
-BENCHMARKS: Final = ("tensor", "matmul", "hardware", "machine")
+BENCHMARKS: Final = ("tensor", "matmul", "hardware", "machine", "utilisation", "simulators")
 
 
 def main(names: list[str]) -> int:

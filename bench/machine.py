@@ -8,7 +8,6 @@ one GEMM of size^3, operands in tile memory; words, every counter and the cycles
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.arguments import Parser, count, writable
 from bench.timing import machine, medians, write_json
 from sw.config import MachineConfig
 from sw.isa import Destination, Flag, Function, Instruction, Opcode, encode
@@ -57,10 +57,10 @@ def loaded(config: MachineConfig, size: int, zeros: float) -> Machine:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=512, help="M, K and N, a multiple of 16")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/bench/machine.json"))
+    parser = Parser("machine", __doc__ or "")
+    parser.add_argument("--size", type=count, default=512, help="M, K and N, a multiple of 16")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("-o", "--output", type=writable, default="build/bench/machine.json")
     options = parser.parse_args()
     size = options.size
     if size < 16 or size % 16:
@@ -99,7 +99,7 @@ def main() -> None:
         )
         table.add_row(name, f"{taken:.3f}", f"{rate / 1e6:.0f}", str(report.cycles), f"{busy:.2%}")
     Console().print(table)
-    write_json(options.output, {"machine": machine(), "size": size, "rows": results})
+    write_json(Path(options.output), {"machine": machine(), "size": size, "rows": results})
 
 
 if __name__ == "__main__":
