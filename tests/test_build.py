@@ -243,7 +243,10 @@ def test_published_names_and_widths_of_ports_hold() -> None:
         ("adder", "top must be one of multiplier, "),
         ("fma --speed 3", "unrecognized arguments: --speed 3"),
         ("fma --rounding up", "rounding must be one of nearest, truncate, not 'up'"),
-        ("fma --multiplier wallace", "multiplier must be one of array, dadda, chain, auto, not"),
+        (
+            "fma --multiplier wallace",
+            "multiplier must be one of array, dadda, chain, operator, auto, not",
+        ),
         ("fma --target asic", "target must be one of generic, ecp5, ice40, osu018, not 'asic'"),
         ("multiplier --depth 4", "--depth does not apply to multiplier, which takes --bits, "),
         ("drain --output-bits 20", "output_bits must be 3 to 16, not 20"),

@@ -275,4 +275,4 @@ def test_short_tiles_leave_a_tile_per_rows_and_long_ones_never_wait():
 
 def test_the_largest_result_queue_has_no_more_rows_than_credits_can_say():
     largest = MachineConfig(rows=32, columns=32)
-    assert len(ResultRows(largest, 4).credits) <= CREDIT_BITS
+    assert len(ResultRows(largest, 6).credits) <= CREDIT_BITS

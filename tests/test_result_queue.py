@@ -26,7 +26,7 @@ def simulate(unit, testbench) -> None:
 @pytest.mark.parametrize("ready", [0.05, 0.5, 1.0])
 @pytest.mark.parametrize(("rows", "columns"), [(2, 3), (1, 1), (4, 8)])
 def test_every_promised_row_leaves_once_and_in_order(rows: int, columns: int, ready: float) -> None:
-    config = MachineConfig(bits=3, rows=rows, columns=columns, max_terms=2)
+    config = MachineConfig(bits=3, rows=rows, columns=columns, max_terms=max(2, min(rows, columns)))
     unit = ResultQueue(config)
     rng = random.Random(SEED)
     bits = config.result_bits
