@@ -7,7 +7,6 @@ GEMM that keeps the array busy. Icarus and Amaranth run a shorter one.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench.arguments import Parser, count
 from bench.timing import machine, write_json
 from sim import machine_verilator
 from sim.machine_backends import execute
@@ -116,10 +116,10 @@ def python_back_end(name: str, work: Job) -> Callable[[], int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser("simulators", __doc__ or "")
     for name, value in (("bits", 16), ("rows", 8), ("columns", 8), ("batches", 200)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--repeats", type=int, default=5)
+        parser.add_argument(f"--{name}", type=count, default=value)
+    parser.add_argument("--repeats", type=count, default=5)
     given = parser.parse_args()
     slots = -(-3 * 64 * 64 // (given.rows * given.columns))
     try:

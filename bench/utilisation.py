@@ -124,6 +124,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="without the largest shape")
     parser.add_argument("-o", "--output", type=writable, default="build/bench/utilisation.json")
     options = parser.parse_args()
+    try:
+        MachineConfig(bits=options.bits)
+    except ValueError as error:
+        parser.error(str(error))
     shapes = tuple(s for s in SHAPES if not options.quick or s.rows * s.terms * s.columns < 1 << 23)
     rows = []
     for side in track(SIDES, "arrays", transient=True):

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NoReturn
 
 from sim.machine_backends import RTL, execute
 from sim.machine_coverage import Coverage
@@ -137,8 +137,16 @@ def _batches(
         seed += size
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"sim.machine_random: {message.removeprefix('argument ')}", file=sys.stderr)
+        sys.exit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sim.machine_random", description=__doc__)
+    parser = _Parser(prog="python -m sim.machine_random", description=__doc__)
     defaults = MachineConfig(bits=8, rows=4, columns=8, slots=64)
     for name in ("bits", "rows", "columns", "slots"):
         parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))

@@ -28,6 +28,10 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("bench.matmul", ["-o", "/proc/x/y"], "must be a file in a writable directory, not"),
         ("bench.hardware", ["--widths", "2-4"], "must be numbers from 3 to 16, not '2-4'"),
         ("bench.hardware", ["--target", "asic"], "--target: must be one of"),
+        ("bench.machine", ["--size", "17"], "size must be a multiple of 16, not 17"),
+        ("bench.utilisation", ["--bits", "99"], "bits must be 3 to 16, not 99"),
+        ("bench.simulators", ["--rows", "40"], "rows must be 1 to 32, not 40"),
+        ("sim.machine_random", ["--bits", "x"], "--bits: invalid int value: 'x'"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_status_2(name, arguments, message):
