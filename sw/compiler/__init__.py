@@ -1,0 +1,1 @@
+"""From a PyTorch model to programs for the machine: trace, fold, place, quantize, schedule."""
