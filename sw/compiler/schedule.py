@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sw.config import MachineConfig
@@ -61,7 +62,9 @@ class Collect:
     """Where the rows that a GEMM sends on the result stream belong in a layer's output.
 
     Rows come for each batch, each ``config.rows`` rows, each column tile, the rows in order.
-    The output is ``[n, pixels, channels]`` flattened from ``[n, h, w, c]``.
+    The output is ``[n, pixels, channels]`` flattened from ``[n, h, w, c]``; row m of batch b is its
+    flat row ``(batch * pixels + row) + b * (pitch or pixels) + m``, so that rows may run on into
+    the images that follow. :meth:`positions` says the same in arrays.
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ class Collect:
         First channel and how many.
     accumulate : bool
         Whether these are exact sums of further terms of K, to be added to what is there.
+    pitch : int
+        Flat rows from one batch to the next; 0 for the pixels of an image.
     """
 
     layer: str
@@ -84,6 +89,38 @@ class Collect:
     column: int
     columns: int
     accumulate: bool = False
+    pitch: int = 0
+
+    def positions(
+        self, config: MachineConfig, pixels: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where each row of the stream belongs.
+
+        Parameters
+        ----------
+        config : MachineConfig
+        pixels : int
+            Of an image of the output.
+
+        Returns
+        -------
+        rows, columns, counts : NDArray of int64 ``[R]``
+            Per beat, in the stream's order: the flat row of ``[n * pixels, channels]``, its first
+            channel, and how many channels.
+        """
+        tiles = -(-self.columns // config.columns)
+        row_tiles = -(-self.rows // config.rows)
+        side = np.arange(config.rows)
+        m, t = np.broadcast_arrays(
+            (np.arange(row_tiles) * config.rows)[:, None, None] + side,
+            np.arange(tiles)[:, None],
+        )
+        m, t = m[m < self.rows], t[m < self.rows]
+        first = self.batch * pixels + self.row
+        batches = first + np.arange(self.batches) * (self.pitch or pixels)
+        start = np.tile(t * config.columns, self.batches)
+        counts = np.minimum(self.columns - start, config.columns)
+        return (batches[:, None] + m).ravel(), self.column + start, counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +171,24 @@ class ReadWords:
     pitch: int
 
 
-Command: TypeAlias = WriteWords | WriteColumns | Run | ReadWords
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The host makes a layer's words from the exact sums that it collected.
+
+    For a layer with a :class:`~sw.compiler.layers.WordsOutput` whose sums are longer than the
+    machine can hold at a time: ``act(sum * 2**(e_a + e_b) + bias)`` rounded once, by the layer's
+    meaning, into the words of its output tensor as the host keeps them. What must lie in tile
+    memory is written by the commands that follow.
+
+    Parameters
+    ----------
+    layer : str
+    """
+
+    layer: str
+
+
+Command: TypeAlias = WriteWords | WriteColumns | Run | ReadWords | Drain
 
 
 @dataclass(frozen=True, slots=True)
