@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sw.machine_gemm import Walk
 from sw.machine_load import GemmCycles, Load
 from sw.machine_operands import ResultRows, Words
 from sw.machine_products import drain_sums, exact_product, gemm_rows
-from sw.machine_report import Report, ResultRow
+from sw.machine_report import Report, result_rows
 from sw.machine_state import Parameters, TileMemory
 from sw.registers import Counter, Register, ResultKind
 
@@ -70,7 +69,7 @@ class Machine:
         self.fault = Fault.NONE
         self.ended = True
         self._counters = dict.fromkeys(Counter, 0)
-        self._results: list[ResultRow] = []
+        self._sent: list[tuple[ResultKind, ResultRows]] = []
         self._make_rows = make_rows
         self._find_cycles = find_cycles
         self._clock = InstructionCycles(config)
@@ -143,7 +142,18 @@ class Machine:
 
     def report(self) -> Report:
         """What the program has done up to now."""
-        return Report(self.fault, self.program_counter, dict(self._counters), tuple(self._results))
+        results = [row for kind, rows in self._sent for row in result_rows(kind, rows)]
+        return Report(self.fault, self.program_counter, self.counters, tuple(results))
+
+    @property
+    def counters(self) -> dict[Counter, int]:
+        """What the program has counted up to now."""
+        return dict(self._counters)
+
+    @property
+    def sent(self) -> list[ResultRows]:
+        """What left on the result stream up to now, by GEMM, with no tuple per row."""
+        return [rows for _, rows in self._sent]
 
     # The parts of an instruction
 
@@ -155,7 +165,7 @@ class Machine:
         self.fault = Fault.NONE
         self.ended = not self.program
         self._counters = dict.fromkeys(Counter, 0)
-        self._results = []
+        self._sent = []
 
     def _stop(self, fault: Fault, cycles: int) -> bool:
         self.fault = fault
@@ -229,11 +239,7 @@ class Machine:
 
     def _send(self, rows: ResultRows, destination: Destination) -> None:
         kind = ResultKind.EXACT if destination == Destination.EXACT else ResultKind.WORDS
-        self._results += [
-            ResultRow(kind, tuple(row[:count]), last=False)
-            for row, count in zip(rows.words.tolist(), rows.counts.tolist(), strict=True)
-        ]
-        self._results[-1] = replace(self._results[-1], last=True)
+        self._sent.append((kind, rows))
 
     def _add(self, part: Counts | GemmCycles) -> None:
         """Add what has a counter's name."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sw.isa import FAULT_MEANINGS, Fault
+from sw.machine_operands import ResultRows
 from sw.registers import Counter, ResultKind
 
 
@@ -97,3 +98,14 @@ class Report:
     def to_json(self) -> str:
         """The report as one JSON object."""
         return json.dumps(self.to_dict(), indent=2)
+
+
+def result_rows(kind: ResultKind, rows: ResultRows) -> list[ResultRow]:
+    """The beats of one GEMM that sends its rows."""
+    final = len(rows.counts) - 1
+    return [
+        ResultRow(kind, tuple(row[:count]), last=number == final)
+        for number, (row, count) in enumerate(
+            zip(rows.words.tolist(), rows.counts.tolist(), strict=True)
+        )
+    ]

@@ -15,7 +15,7 @@ from sw.config import MachineConfig
 from sw.isa import Flag
 from sw.machine_gemm import Walk
 from sw.machine_operands import ResultRows, Words
-from sw.scale import check_shift
+from sw.scale import SHIFT_BITS, check_shift
 
 #: A block's sum is lifted by less than ``2**LIFT_BITS`` bits.
 LIFT_BITS: Final = 4
@@ -49,8 +49,10 @@ class TileMemory:
         used = self.words[: config.slots * config.slot_words]
         return used.reshape(config.slots, config.rows, config.columns)
 
-    def load(self, words: ArrayLike) -> None:
-        """Write words from address 0 on as the host does: ``columns`` at a time.
+    def load(self, words: ArrayLike, address: int = 0) -> None:
+        """Write words from an address on as the host does: ``columns`` at a time.
+
+        The first access ends at the next multiple of ``columns``, the others start at one.
 
         Raises
         ------
@@ -58,22 +60,26 @@ class TileMemory:
             If there are more than the memory holds, or one is outside the format.
         """
         new = np.asarray(words).ravel()
-        limit = 1 << self.config.bits
-        if len(new) > len(self.words):
-            raise ValueError(f"memory must have at most {len(self.words)} words, not {len(new)}")
-        bad = int(((new < 0) | (new >= limit)).sum())
-        if bad:
+        room = len(self.words) - address
+        if address < 0 or len(new) > room:
             raise ValueError(
-                f"memory must hold words from 0 to {limit - 1} for {self.config.format}, "
-                f"not {bad} others"
+                f"memory must have at most {len(self.words)} words, "
+                f"not {len(new)} from {address} on"
             )
+        check_words(new, self.config)
+        if len(new):
+            self._store(address, new)
+
+    def _store(self, address: int, new: Words) -> None:
         lanes = self.config.columns
-        full = len(new) // lanes
-        self.words[: len(new)] = new
-        zero = (new[: full * lanes].reshape(full, lanes) & self.config.format.max_code) == 0
-        self.zero_segments[:full] = zero.all(axis=1)
-        if len(new) % lanes:
-            self.zero_segments[full] = False
+        end = address + len(new)
+        self.words[address:end] = new
+        first, last = -(-address // lanes), end // lanes  # the segments that are whole
+        self.zero_segments[address // lanes : -(-end // lanes)] = False
+        if first < last:
+            whole = new[first * lanes - address : last * lanes - address]
+            zero = (whole.reshape(-1, lanes) & self.config.format.max_code) == 0
+            self.zero_segments[first:last] = zero.all(axis=1)
 
     def write(self, address: int, words: Sequence[int]) -> None:
         """Write up to ``columns`` neighbouring words in one access."""
@@ -149,6 +155,35 @@ class Parameters:
         self.biases[entry, column] = bias
         self.column_lifts[entry, column] = lift
 
+    def write_columns(self, entry: int, biases: ArrayLike, shifts: ArrayLike) -> None:
+        """Write whole entries from one on; lifts become 0.
+
+        Parameters
+        ----------
+        entry : int
+        biases, shifts : array of int ``[entries, columns]``
+            As of :meth:`write_column`.
+        """
+        new = np.asarray(biases), np.asarray(shifts)
+        for name, part in zip(("biases", "shifts"), new, strict=True):
+            if part.ndim != 2 or part.shape[1] != self.config.columns or part.shape != new[0].shape:
+                raise ValueError(
+                    f"{name} must be [entries, {self.config.columns}], both alike, not {part.shape}"
+                )
+        end = entry + len(new[0])
+        if not 0 <= entry <= end <= self.config.parameters:
+            raise ValueError(
+                f"entries must be 0 to {self.config.parameters - 1}, not {entry!r} to {end - 1}"
+            )
+        limits = (0, 1 << self.config.bias_format.bits), (-1 << SHIFT_BITS - 1, 1 << SHIFT_BITS - 1)
+        for name, part, (low, high) in zip(("biases", "shifts"), new, limits, strict=True):
+            if part.size and not low <= part.min() <= part.max() < high:
+                raise ValueError(
+                    f"{name} must be {low} to {high - 1}, not {part.min()} to {part.max()}"
+                )
+        self.biases[entry:end], self.column_shifts[entry:end] = new
+        self.column_lifts[entry:end] = 0
+
     def write_row(self, entry: int, *, shift: int = 0, lift: int = 0) -> None:
         """A row's part of the shift and its lift of a block's sum."""
         _check("entry", entry, self.config.row_parameters)
@@ -223,6 +258,17 @@ class Scaling:
     row_lifts: NDArray[np.int64]
     limit: int
     table: Table
+
+
+def check_words(words: Words, config: MachineConfig) -> None:
+    """Refuse what is no word of the machine's format, saying how many."""
+    limit = 1 << config.bits
+    if not len(words) or (words.min() >= 0 and words.max() < limit):
+        return
+    bad = int(((words < 0) | (words >= limit)).sum())
+    raise ValueError(
+        f"memory must hold words from 0 to {limit - 1} for {config.format}, not {bad} others"
+    )
 
 
 def _check(name: str, value: int, limit: int) -> None:

@@ -53,7 +53,10 @@ class Device(Protocol):
         """
 
     def write_columns(self, entry: int, biases: NDArray[Any], shifts: NDArray[Any]) -> None:
-        """Write column parameters ``[entries, columns]`` from an entry on: bias words, shifts."""
+        """Write column parameters ``[entries, columns]`` from an entry on: bias words, shifts.
+
+        Lifts become 0.
+        """
 
     def run(self, words: tuple[int, ...]) -> Outcome:
         """Run a program to its end or its fault."""
@@ -63,3 +66,11 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Give back what it holds: processes, files."""
+
+
+def checked_span(name: str, start: int, count: int, limit: int) -> None:
+    """ValueError unless ``count`` neighbours from ``start`` on lie below ``limit``."""
+    if count < 0:
+        raise ValueError(f"count must be at least 0, not {count!r}")
+    if not 0 <= start <= limit - count:
+        raise ValueError(f"{name} must be 0 to {limit - count} for {count} words, not {start!r}")
