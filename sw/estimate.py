@@ -50,6 +50,12 @@ def chunks(run: int, vector: int) -> list[int]:
     return lengths
 
 
+def fill_cycles(a_lanes: int, b_lanes: int) -> int:
+    """Cycles from the first read to the first slice, of sides with so many lanes, 0 in slices."""
+    lanes = max(a_lanes, b_lanes)
+    return t.LANES_PUSH - t.READ + lanes if lanes else t.SLICE_PUSH - t.READ + t.SHIFT_BUFFER
+
+
 def compute_cycles(config: MachineConfig, product: Product) -> int:
     """Cycles from the first load to the last result, without skipping or a full result queue."""
     lengths = chunks(product.run, config.vector)
@@ -72,7 +78,6 @@ def compute_cycles(config: MachineConfig, product: Product) -> int:
     )
     first_rows = min(product.rows, config.rows)
     first_columns = min(product.columns, config.columns)
-    lanes = max(first_rows * product.a_lanes, first_columns * product.b_lanes)
-    fill = t.LANES_PUSH - t.READ + lanes if lanes else t.SLICE_PUSH - t.READ + t.SHIFT_BUFFER
+    fill = fill_cycles(first_rows * product.a_lanes, first_columns * product.b_lanes)
     drain = t.Timing(config).row_latency(product.destination) + last_rows - 1
     return fill + busy + drain
