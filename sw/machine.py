@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from sw import timing as t
 from sw.checks import Gemm, initial_state
 from sw.config import MachineConfig
-from sw.isa import WORD_MASK, Destination, Fault, Instruction, Opcode, decode_at
+from sw.isa import (
+    INSTRUCTIONS,
+    WORD_MASK,
+    Destination,
+    Fault,
+    Instruction,
+    Opcode,
+    decode_at,
+)
 from sw.machine_counts import Counts, count_operands
 from sw.machine_cycles import InstructionCycles, gemm_cycles
 from sw.machine_gemm import Walk
@@ -26,6 +34,10 @@ from sw.registers import Counter, Register, ResultKind
 MakeRows = Callable[[Walk, TileMemory, Parameters], tuple[ResultRows, Counts]]
 #: What finds the cycles of a GEMM: compiled, or by definition.
 FindCycles = Callable[[Load], GemmCycles]
+#: Words of the longest instruction.
+_MAX_WORDS: Final = max(definition.words for definition in INSTRUCTIONS.values())
+#: Instructions, and GEMMs, that are remembered.
+_REMEMBERED: Final = 1 << 14
 
 
 class Machine:
@@ -73,6 +85,8 @@ class Machine:
         self._make_rows = make_rows
         self._find_cycles = find_cycles
         self._clock = InstructionCycles(config)
+        self._decoded: dict[tuple[int, ...], tuple[Instruction | None, int]] = {}
+        self._cycles: dict[tuple[object, bytes], GemmCycles] = {}
         self._begin()
 
     @property
@@ -124,7 +138,7 @@ class Machine:
         """Run one instruction; whether the program goes on after it."""
         if self.ended:
             return False
-        instruction, length = decode_at(self.program, self.program_counter, self.config)
+        instruction, length = self._decode()
         if instruction is None:
             return self._stop(Fault.ENCODING, t.FETCH + t.DECODE)
         data_words = len(self.program) - self.program_counter - 1
@@ -156,6 +170,23 @@ class Machine:
         return [rows for _, rows in self._sent]
 
     # The parts of an instruction
+
+    def _decode(self) -> tuple[Instruction | None, int]:
+        """The next instruction, remembered by its words: programs repeat few."""
+        words = self.program[self.program_counter : self.program_counter + _MAX_WORDS]
+        if words not in self._decoded:
+            _make_room(self._decoded)
+            self._decoded[words] = decode_at(words, 0, self.config)
+        return self._decoded[words]
+
+    def _cycles_of(self, walk: Walk) -> GemmCycles:
+        """The cycles of a GEMM, remembered by all that its control sees."""
+        load = Load.of(walk, self.memory) if walk.skips else None
+        key = walk.control, b"" if load is None else load.fingerprint
+        if key not in self._cycles:
+            _make_room(self._cycles)
+            self._cycles[key] = self._find_cycles(load or Load.of(walk, self.memory))
+        return self._cycles[key]
 
     def _begin(self) -> None:
         nothing: NDArray[Any] = np.zeros((0, 0), dtype=np.int64)
@@ -220,11 +251,11 @@ class Machine:
             Register.NL: columns,
         }
         whole = Walk(Gemm(Instruction(Opcode.GEMM, (0, 0, 0)), registers, self.config))
-        issued = np.ones((1, terms), dtype=np.bool_)
-        self._add(count_operands(a, b, whole, issued, self.config))
+        issued = np.ones((1, 1, terms), dtype=np.bool_)
+        self._add(count_operands(a[None], b[None], whole, issued, self.config))
 
     def _gemm(self, walk: Walk) -> None:
-        cycles = self._find_cycles(Load.of(walk, self.memory))
+        cycles = self._cycles_of(walk)
         before = t.FETCH + t.DECODE + self._clock.of_check(walk.gemm) + t.START
         self._counters[Counter.CYCLES] += before + cycles.total
         self._add(cycles)
@@ -245,3 +276,8 @@ class Machine:
         """Add what has a counter's name."""
         for counter in Counter:
             self._counters[counter] += getattr(part, counter.name.lower(), 0)
+
+
+def _make_room(remembered: dict[Any, Any]) -> None:
+    if len(remembered) >= _REMEMBERED:
+        remembered.clear()

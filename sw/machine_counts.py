@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from sw.machine_gemm import Walk
 from sw.machine_operands import Words
 
 Flags = NDArray[np.bool_]
+#: Rows that are counted in a byte.
+_SHORT: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,14 @@ class Counts:
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-def issued_slices(walk: Walk, zero_segments: Flags, batch: int) -> Flags:
-    """Which slices of every column tile are issued, ``[tiles, K]``.
+def issued_slices(walk: Walk, zero_segments: Flags, batches: range) -> Flags:
+    """Which slices of every column tile of some batches are issued, ``[batches, tiles, K]``.
 
     All, or with SKIP those whose segment of B is not known to be zero; of a block without any, the
     first slice of its last chunk.
     """
     if not walk.skips:
-        return np.ones((walk.tiles, walk.terms), dtype=np.bool_)
+        return np.ones((len(batches), walk.tiles, walk.terms), dtype=np.bool_)
     k = np.arange(walk.terms)
     k0, outer = k % walk["K0"], k // walk["K0"]
     offsets = (
@@ -45,11 +48,12 @@ def issued_slices(walk: Walk, zero_segments: Flags, batch: int) -> Flags:
         + (outer % walk["K1"]) * walk["B_K1"]
         + (outer // walk["K1"]) * walk["B_K2"]
     )
-    base = walk["B_BASE"] + batch * walk["B_G"] + np.arange(walk.tiles) * walk["B_N"]
-    issued: Flags = ~zero_segments[(base[:, None] + offsets) // walk.lanes]
+    base = walk["B_BASE"] + np.array(batches)[:, None] * walk["B_G"]
+    base = base + np.arange(walk.tiles) * walk["B_N"]
+    issued: Flags = ~zero_segments[(base[..., None] + offsets) // walk.lanes]
     chunks = walk.chunk_starts
     for start, end in walk.block_bounds:
-        empty = ~issued[:, start:end].any(axis=1)
+        empty = ~issued[..., start:end].any(axis=-1)
         issued[empty, chunks[chunks < end][-1]] = True
     return issued
 
@@ -57,41 +61,61 @@ def issued_slices(walk: Walk, zero_segments: Flags, batch: int) -> Flags:
 def first_slices(walk: Walk, issued: Flags) -> Flags:
     """Which of the issued slices start a sum."""
     first = np.zeros_like(issued)
-    tiles = np.arange(len(issued))
     for start, end in walk.block_bounds:
-        first[tiles, start + issued[:, start:end].argmax(axis=1)] = True
+        at = start + issued[..., start:end].argmax(axis=-1)
+        np.put_along_axis(first, at[..., None], True, axis=-1)
     return first
 
 
 def count_operands(a: Words, b: Words, walk: Walk, issued: Flags, config: MachineConfig) -> Counts:
-    """What the slices of some column tiles of one batch count for.
+    """What the slices of some column tiles count for.
 
     Parameters
     ----------
-    a : words ``[M, K]``
-    b : words ``[K, lanes]``
+    a : words ``[batches, rows, K]``
+        The rows of one batch, or of several that have the same B.
+    b : words ``[batches, K, lanes]``
         Of the column tiles side by side.
-    issued : bool ``[tiles, K]``
+    issued : bool ``[batches, tiles, K]``
         Of the same tiles.
     """
-    bounds = np.arange(0, b.shape[1], walk.lanes)
-    lanes = np.diff(np.append(bounds, b.shape[1]))
-    slices = issued.sum(axis=1)
+    rows: int = a.shape[1]
+    row_tiles = walk.row_tiles * (rows // walk.rows)
+    bounds = np.arange(0, b.shape[2], walk.lanes)
+    lanes = np.diff(np.append(bounds, b.shape[2]))
+    slices = issued.sum(axis=-1)
+    first = first_slices(walk, issued)
+    terms = np.flatnonzero(first.any(axis=(0, 1)))
 
     def count(of_a: Flags, of_b: Flags, which: Flags) -> int:
-        rows = np.count_nonzero(of_a, axis=0)
-        columns = np.add.reduceat(of_b, bounds, axis=1, dtype=np.int64)
-        return int((which @ rows).sum()) + walk.row_tiles * int((which * columns.T).sum())
+        if which.all():
+            of_rows, of_columns = int(np.count_nonzero(of_a)), int(np.count_nonzero(of_b))
+            return len(bounds) * of_rows + row_tiles * of_columns
+        of_rows = int((which.sum(axis=1) * _count_rows(of_a)).sum())
+        columns = np.add.reduceat(of_b, bounds, axis=-1, dtype=np.int64).swapaxes(1, 2)
+        of_columns = int((which * columns).sum())
+        return of_rows + row_tiles * of_columns
 
     code = a.dtype.type(config.format.max_code)
     zero = (a & code) == 0, (b & code) == 0
-    later = issued & ~first_slices(walk, issued)
+    zeros = count(*zero, issued)
+    # The edge passes a sum's first slice as it is.
+    passed = count(zero[0][..., terms], zero[1][:, terms], first[..., terms]) if config.hold else 0
     return Counts(
-        macs=walk.rows * int(lanes @ slices),
-        slices=walk.row_tiles * int(slices.sum()),
-        skipped_slices=walk.row_tiles * int((~issued).sum()),
-        zero_operands=count(*zero, issued),
-        # The edge passes a sum's first slice as it is.
-        held_operands=count(*zero, later) if config.hold else 0,
+        macs=rows * int((slices @ lanes).sum()),
+        slices=row_tiles * int(slices.sum()),
+        skipped_slices=row_tiles * int((~issued).sum()),
+        zero_operands=zeros,
+        held_operands=zeros - passed if config.hold else 0,
         unity_operands=count((a & code) == code, (b & code) == code, issued) if config.unity else 0,
     )
+
+
+def _count_rows(flags: Flags) -> NDArray[np.int64]:
+    """How many rows have each flag, ``[batches, rows, K]`` to ``[batches, K]``."""
+    batches, rows, terms = flags.shape
+    whole = rows // _SHORT * _SHORT
+    ones = flags.view(np.uint8)  # sums of few rows fit in a byte, and bytes are added quickly
+    parts = ones[:, :whole].reshape(batches, -1, _SHORT, terms).sum(axis=2, dtype=np.uint8)
+    rest = ones[:, whole:].sum(axis=1, dtype=np.uint8)
+    return np.asarray(parts.sum(axis=1, dtype=np.int64) + rest)

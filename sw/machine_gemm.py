@@ -113,6 +113,19 @@ class Walk:
         )
 
     @property
+    def control(self) -> tuple[int, ...]:
+        """All that its cycles depend on but for the slices that SKIP leaves out."""
+        counts = ("MX", "MY", "K0", "K1", "K2", "NT", "NL", "G")
+        modes = self.a_mode, self.b_mode, self.destination, self.has(Flag.BLOCK), self.skips
+        return (*(self[name] for name in counts), *modes)
+
+    @property
+    def batches_of_b(self) -> range:
+        """Batches whose B differ: the first alone where all have the same."""
+        shared = self.b_mode == BMode.IDENTITY or self["B_G"] == 0
+        return range(1 if shared else self["G"])
+
+    @property
     def block_bounds(self) -> list[tuple[int, int]]:
         """The first term of every sum that leaves the array, and the first that it has not."""
         bounds = [*range(0, self.blocks * BLOCK, BLOCK), self.terms]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ class Load:
     walk : Walk
     slices : NDArray of int32
         ``[batches, tiles, chunks]``: how many slices of each chunk enter the array; one batch and
-        one tile stand for all where nothing is left out.
+        one tile stand for all where nothing is left out, one batch where all have the same B.
     ends : NDArray of bool
         ``[chunks]``: which are the last of a tile or block.
     """
@@ -96,14 +97,16 @@ class Load:
         if walk.has(Flag.BLOCK):
             ends = ends | ((starts + walk.chunk_lengths) % BLOCK == 0)
         if walk.skips:
-            issued = [
-                np.add.reduceat(issued_slices(walk, memory.zero_segments, g), starts, axis=1)
-                for g in range(walk["G"])
-            ]
-            slices = np.stack(issued).astype(np.int32)
+            issued = issued_slices(walk, memory.zero_segments, walk.batches_of_b)
+            slices = np.add.reduceat(issued, starts, axis=-1, dtype=np.int32)
         else:
             slices = walk.chunk_lengths.astype(np.int32)[None, None]
         return cls(Timing(walk.gemm.config), walk, slices, ends)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the slices that enter the array."""
+        return hashlib.blake2b(self.slices.tobytes(), digest_size=16).digest()
 
     @property
     def a_in_lanes(self) -> bool:

@@ -21,31 +21,35 @@ from sw.registers import AMode, BMode
 Words = NDArray[Any]
 
 
-def a_words(memory: Words, walk: Walk, batch: int, tile: int) -> Words:
-    """A of a batch and column tile, words ``[M, K]``."""
-    base = walk["A_BASE"] + batch * walk["A_G"] + tile * walk["A_N"]
+def a_words(memory: Words, walk: Walk, batches: range, tile: int) -> Words:
+    """A of some batches and a column tile, words ``[batches, M, K]``."""
+    base = walk["A_BASE"] + batches.start * walk["A_G"] + tile * walk["A_N"]
+    outer = len(batches), walk["A_G"]
     terms = (walk["K2"], walk["A_K2"]), (walk["K1"], walk["A_K1"])
     if walk.a_mode == AMode.LANES:
         lanes = (walk["MY"], walk["A_Y"]), (walk["MX"], walk["A_X"])
-        words = _gather(memory, base, *lanes, *terms, (walk["K0"], 1))
+        words = _gather(memory, base, outer, *lanes, *terms, (walk["K0"], 1))
     else:
-        words = _gather(memory, base, (walk.rows, 1), *terms, (walk["K0"], walk["A_K0"]))
-    return words.reshape(walk.rows, walk.terms)
+        words = _gather(memory, base, outer, (walk.rows, 1), *terms, (walk["K0"], walk["A_K0"]))
+    return words.reshape(len(batches), walk.rows, walk.terms)
 
 
-def b_words(memory: Words, walk: Walk, format: SFx, batch: int, first: int, count: int) -> Words:
-    """B of a batch and of ``count`` column tiles from ``first`` on, words ``[K, lanes]``."""
-    used = (count - 1) * walk.lanes + walk.tile_columns(first + count - 1)
+def b_words(memory: Words, walk: Walk, format: SFx, batches: range, tiles: range) -> Words:
+    """B of some batches and of neighbouring column tiles, words ``[batches, K, lanes]``."""
+    count = len(tiles)
+    used = (count - 1) * walk.lanes + walk.tile_columns(tiles[-1])
     if walk.b_mode == BMode.IDENTITY:
         tile = identity_words(walk, format).astype(memory.dtype)
-        return np.tile(tile, (1, count))[:, :used]
-    base = walk["B_BASE"] + batch * walk["B_G"] + first * walk["B_N"]
+        return np.tile(tile, (len(batches), 1, count))[..., :used]
+    base = walk["B_BASE"] + batches.start * walk["B_G"] + tiles.start * walk["B_N"]
+    outer = len(batches), walk["B_G"]
     lanes = walk.lanes if count > 1 else used
     terms = (walk["K2"], walk["B_K2"]), (walk["K1"], walk["B_K1"])
     k0, j = (walk["B_K0"], 1) if walk.b_mode == BMode.SLICES else (1, walk["B_X"])
     # Of the last tile, lanes that are not used are gathered too: RANGE counts them as used.
-    words = _gather(memory, base, *terms, (walk["K0"], k0), (count, walk["B_N"]), (lanes, j))
-    return words.reshape(walk.terms, count * lanes)[:, :used]
+    loops = (outer, *terms, (walk["K0"], k0), (count, walk["B_N"]), (lanes, j))
+    words = _gather(memory, base, *loops)
+    return words.reshape(len(batches), walk.terms, count * lanes)[..., :used]
 
 
 def identity_words(walk: Walk, format: SFx) -> NDArray[np.int64]:
@@ -85,24 +89,31 @@ class ResultRows:
     addresses: NDArray[np.int64]
 
 
-def order_rows(result: NDArray[Any], walk: Walk, batch: int) -> ResultRows:
-    """A batch's result ``[M, N]`` as rows of tiles: row tile by row tile, column tile in it."""
-    rows, side, tiles, lanes = walk.rows, walk.side, walk.tiles, walk.lanes
-    m = np.arange(walk.row_tiles * side)
-    words = np.zeros((len(m), tiles * lanes), dtype=result.dtype)
-    words[:rows, : walk.columns] = result
-    counts = np.full((len(m), tiles), lanes, dtype=np.int64)
+def order_rows(result: NDArray[Any], walk: Walk, batches: range) -> ResultRows:
+    """Results ``[batches, M, N]`` as rows of tiles: row tile by row tile, column tile in it."""
+    count, side, tiles, lanes = len(batches), walk.side, walk.tiles, walk.lanes
+    high = walk.row_tiles * side
+    words: NDArray[Any] = np.zeros((count, high, tiles * lanes), dtype=result.dtype)
+    words[:, : walk.rows, : walk.columns] = result
+    m = np.arange(high)
+    counts = np.full((high, tiles), lanes, dtype=np.int64)
     counts[:, -1] = walk["NL"]
-    counts[rows:] = 0
+    counts[walk.rows :] = 0
     offsets = (m % walk["MX"]) * walk["O_X"] + (m // walk["MX"]) * walk["O_Y"]
-    base = walk["O_BASE"] + batch * walk["O_G"]
-    addresses = base + offsets[:, None] + np.arange(tiles) * walk["O_N"]
+    base = walk["O_BASE"] + np.arange(batches.start, batches.stop) * walk["O_G"]
+    addresses = base[:, None] + _by_tile((offsets[:, None] + np.arange(tiles) * walk["O_N"]), walk)
+    made = _by_tile(counts, walk)
+    there = np.flatnonzero(made)  # the last row tile may be ragged
+    rows = words.reshape(count, walk.row_tiles, side, tiles, lanes).swapaxes(2, 3)
+    rows = rows.reshape(count, high * tiles, lanes)
+    if len(there) < len(made):
+        made, addresses, rows = made[there], addresses[:, there], rows[:, there]
+    return ResultRows(rows.reshape(-1, lanes), np.tile(made, count), addresses.reshape(-1))
 
-    order = np.arange(len(m) * tiles).reshape(walk.row_tiles, side, tiles).swapaxes(1, 2).ravel()
-    order = order[counts.ravel()[order] > 0]
-    return ResultRows(
-        words.reshape(-1, lanes)[order], counts.ravel()[order], addresses.ravel()[order]
-    )
+
+def _by_tile(table: NDArray[np.int64], walk: Walk) -> NDArray[np.int64]:
+    """What belongs to rows and column tiles ``[rows, tiles]``, in the order of the machine."""
+    return table.reshape(walk.row_tiles, walk.side, walk.tiles).swapaxes(1, 2).reshape(-1)
 
 
 def _gather(memory: Words, base: int, *loops: tuple[int, int]) -> Words:

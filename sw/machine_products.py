@@ -28,32 +28,51 @@ from sw.scale import BLOCK
 from sw.words import operands
 
 _INT64_BITS: Final = 64
+#: Words of A that are gathered at a time, but for a batch that is larger.
+_GATHERED: Final = 1 << 22
 
 
 def gemm_rows(walk: Walk, memory: TileMemory, parameters: Parameters) -> tuple[ResultRows, Counts]:
     """All rows of a GEMM's result, and what its operands count for."""
-    parts = []
-    counts = Counts()
-    for batch in range(walk["G"]):
-        issued = issued_slices(walk, memory.zero_segments, batch)
-        scaling = parameters.scaling(walk, batch)
-        # Column tiles with one and the same A are one product.
-        step = walk.tiles if walk["A_N"] == 0 else 1
-        result: NDArray[Any] = np.empty((walk.rows, walk.columns), dtype=_dtype(walk))
-        for first in range(0, walk.tiles, step):
-            a = a_words(memory.words, walk, batch, first)
-            b = b_words(memory.words, walk, memory.config.format, batch, first, step)
-            start = first * walk.lanes
-            columns = slice(start, start + b.shape[1])
-            result[:, columns] = _product(a, b, walk, scaling, columns)
-            counts += count_operands(a, b, walk, issued[first : first + step], memory.config)
-        parts.append(order_rows(result, walk, batch))
+    step = max(1, _GATHERED // (walk.rows * walk.terms))
+    parts, counts = [], Counts()
+    for first in range(0, walk["G"], step):
+        batches = range(first, min(first + step, walk["G"]))
+        result, count = _results(walk, memory, parameters, batches)
+        parts.append(order_rows(result, walk, batches))
+        counts += count
+    if len(parts) == 1:
+        return parts[0], counts
     rows = ResultRows(
         np.concatenate([part.words for part in parts]),
         np.concatenate([part.counts for part in parts]),
         np.concatenate([part.addresses for part in parts]),
     )
     return rows, counts
+
+
+def _results(
+    walk: Walk, memory: TileMemory, parameters: Parameters, batches: range
+) -> tuple[NDArray[Any], Counts]:
+    """Words or exact sums ``[batches, M, N]``: one product where all batches have the same B."""
+    scaled = walk.has(Flag.COLUMN) and walk["P_COLUMN_G"] != 0
+    merged = len(walk.batches_of_b) == 1 and not scaled
+    alone = batches[:1] if merged else batches
+    issued = issued_slices(walk, memory.zero_segments, alone)
+    scaling = parameters.scaling(walk, batches, merged=merged)
+    counts, made = Counts(), []
+    # Column tiles with one and the same A are one product.
+    step = walk.tiles if walk["A_N"] == 0 else 1
+    for first in range(0, walk.tiles, step):
+        a = a_words(memory.words, walk, batches, first)
+        a = a.reshape(len(alone), -1, walk.terms)
+        tiles = range(first, first + step)
+        b = b_words(memory.words, walk, memory.config.format, alone, tiles)
+        start = first * walk.lanes
+        made.append(_product(a, b, walk, scaling, slice(start, start + b.shape[2])))
+        counts += count_operands(a, b, walk, issued[:, first : first + step], memory.config)
+    result = made[0] if len(made) == 1 else np.concatenate(made, axis=-1)
+    return result.reshape(len(batches), walk.rows, walk.columns), counts
 
 
 def drain_sums(sums: NDArray[np.int64], relu: bool, config: MachineConfig) -> NDArray[Any]:
@@ -70,16 +89,10 @@ def exact_product(a: NDArray[Any], b: NDArray[Any], format: SFx) -> NDArray[np.i
     return np.asarray(multiply(_tensor(a), _tensor(b), format, format).numpy())
 
 
-def _dtype(walk: Walk) -> type:
-    if walk.destination == Destination.EXACT:
-        return object if walk.has(Flag.BLOCK) else np.int64
-    return np.int64
-
-
 def _product(
     a: NDArray[Any], b: NDArray[Any], walk: Walk, scaling: Scaling, columns: slice
 ) -> NDArray[Any]:
-    """Words or exact sums ``[M, lanes]`` of some columns of one batch."""
+    """Words or exact sums ``[batches, rows, lanes]`` of some columns."""
     config = walk.gemm.config
     f = config.format
     exact = walk.destination == Destination.EXACT
@@ -97,7 +110,7 @@ def _product(
             _tensor(b),
             f,
             row_shift=torch.from_numpy(scaling.row_shifts),
-            column_shift=torch.from_numpy(scaling.column_shifts[columns]),
+            column_shift=torch.from_numpy(scaling.column_shifts[:, columns]),
             **_drain_options(walk, scaling, columns),
         )
     return _activate(words.numpy(), walk, scaling)
@@ -108,11 +121,11 @@ def _block_sums(
 ) -> BlockAccumulator:
     """Sums of lifted block sums, modulo ``2**aligned_bits`` as the aligner holds them."""
     row = torch.from_numpy(-scaling.row_lifts)
-    column = torch.from_numpy(-scaling.column_lifts[:, columns])
+    column = torch.from_numpy(-scaling.column_lifts[..., columns])
     f = config.format
     sums = multiply_blocks(_tensor(a), _tensor(b), f, f, BLOCK, row, column)
     # multiply_blocks aligns to the least lift, the machine to lift 0.
-    least = -(sums.row_shift[:, None] + sums.column_shift[None, :])
+    least = -(sums.row_shift[..., :, None] + sums.column_shift[..., None, :])
     low = sums.low << least  # at most 62 bits
     high = (sums.high << least) + (low >> LIMB_BITS)
     low = low & ((1 << LIMB_BITS) - 1)
@@ -124,8 +137,8 @@ def _block_sums(
     else:
         over = _INT64_BITS + LIMB_BITS - config.aligned_bits
         high = (high << over) >> over
-    shift = torch.from_numpy(scaling.row_shifts), torch.from_numpy(scaling.column_shifts[columns])
-    return BlockAccumulator(high, low, *shift)
+    rows, lanes = scaling.row_shifts, scaling.column_shifts[:, columns]
+    return BlockAccumulator(high, low, torch.from_numpy(rows), torch.from_numpy(lanes))
 
 
 def _output(walk: Walk) -> SFx:
@@ -140,7 +153,7 @@ def _drain_options(walk: Walk, scaling: Scaling, columns: slice) -> dict[str, An
     relu = walk.function in (Function.RELU, Function.CLAMP)
     table = walk.function == Function.TABLE
     return {
-        "bias": torch.from_numpy(scaling.biases[columns]),
+        "bias": torch.from_numpy(scaling.biases[:, columns]),
         "bias_format": config.bias_format,
         "activation": "relu" if relu else "linear",
         "output": SFx(TABLE_BITS, config.unity) if table else _output(walk),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from sw.activation import SEGMENTS, Table
@@ -94,14 +96,24 @@ class TileMemory:
     def write_rows(self, rows: ResultRows) -> None:
         """Write each row in one access; where rows overlap, the later one stays."""
         lanes = self.config.columns
-        j = np.arange(lanes)
-        used = j < rows.counts[:, None]
+        count = int(rows.counts[0])
         # numpy keeps the last of several values that are assigned to one index.
-        self.words[(rows.addresses[:, None] + j)[used]] = rows.words[used]
-        zero = ((rows.words & self.config.format.max_code) == 0).all(axis=1)
+        if (rows.counts == count).all():
+            windows = sliding_window_view(self.words, count, writeable=True)
+            windows[rows.addresses] = rows.words[:, :count]
+        else:
+            j = np.arange(lanes)
+            used = j < rows.counts[:, None]
+            self.words[(rows.addresses[:, None] + j)[used]] = rows.words[used]
+        any_bit = reduce(np.bitwise_or, rows.words.T)  # beyond a row's count they are 0
+        zero = (any_bit & self.config.format.max_code) == 0
         whole = (rows.addresses % lanes == 0) & (rows.counts == lanes)
-        touched = np.stack((rows.addresses, rows.addresses + rows.counts - 1), axis=1) // lanes
-        self.zero_segments[touched.ravel()] = np.repeat(whole & zero, 2)
+        first = rows.addresses // lanes
+        if not whole.all():
+            touched = np.stack((first, (rows.addresses + rows.counts - 1) // lanes), axis=1)
+            self.zero_segments[touched.ravel()] = np.repeat(whole & zero, 2)
+        else:
+            self.zero_segments[first] = zero
 
 
 class Parameters:
@@ -201,33 +213,42 @@ class Parameters:
         """The piecewise-linear activation."""
         return Table(tuple(map(int, self.starts)), tuple(map(int, self.slopes)))
 
-    def column_entries(self, walk: Walk, batch: int) -> NDArray[np.int64]:
-        """The entry of every column tile and block of a batch, ``[tiles, blocks]``."""
+    def column_entries(self, walk: Walk, batches: range) -> NDArray[np.int64]:
+        """The entry of every batch, column tile and block, ``[batches, tiles, blocks]``."""
         offsets = np.arange(walk.tiles * walk.blocks).reshape(walk.tiles, walk.blocks)
-        first = walk["P_COLUMN"] + batch * walk["P_COLUMN_G"]
-        return (first + offsets) % self.config.parameters
+        first = walk["P_COLUMN"] + np.array(batches) * walk["P_COLUMN_G"]
+        return (first[:, None, None] + offsets) % self.config.parameters
 
-    def row_entries(self, walk: Walk, batch: int) -> NDArray[np.int64]:
-        """The entry of every row and block of a batch, ``[M, blocks]``."""
+    def row_entries(self, walk: Walk, batches: range) -> NDArray[np.int64]:
+        """The entry of every row and block of some batches, ``[batches, M, blocks]``."""
         offsets = np.arange(walk.rows * walk.blocks).reshape(walk.rows, walk.blocks)
-        first = walk["P_ROW"] + batch * walk["P_ROW_G"]
-        return (first + offsets) % self.config.row_parameters
+        first = walk["P_ROW"] + np.array(batches) * walk["P_ROW_G"]
+        return (first[:, None, None] + offsets) % self.config.row_parameters
 
-    def scaling(self, walk: Walk, batch: int) -> Scaling:
-        """What a GEMM's drain takes from here for one batch."""
-        column = self.column_entries(walk, batch)
-        row = self.row_entries(walk, batch)
+    def scaling(self, walk: Walk, batches: range, *, merged: bool = False) -> Scaling:
+        """What a GEMM's drain takes from here for some batches.
+
+        Parameters
+        ----------
+        merged : bool
+            All batches have the columns' parameters of the first, and are given as one whose rows
+            follow one another.
+        """
+        column = self.column_entries(walk, batches[:1] if merged else batches)
+        row = self.row_entries(walk, batches)
+        if merged:
+            row = row.reshape(1, -1, walk.blocks)
         by_column, by_row = walk.has(Flag.COLUMN), walk.has(Flag.ROW)
 
         def of_columns(table: NDArray[np.int64], entries: NDArray[np.int64]) -> NDArray[np.int64]:
-            return table[entries].reshape(-1)[: walk.columns] * by_column
+            return table[entries].reshape(len(column), -1)[:, : walk.columns] * by_column
 
-        lifts = self.column_lifts[column].transpose(1, 0, 2).reshape(walk.blocks, -1)
+        lifts = self.column_lifts[column].swapaxes(1, 2).reshape(len(column), walk.blocks, -1)
         return Scaling(
-            biases=of_columns(self.biases, column[:, -1]),
-            column_shifts=of_columns(self.column_shifts, column[:, -1]),
-            row_shifts=self.row_shifts[row[:, -1]] * by_row,
-            column_lifts=lifts[:, : walk.columns],
+            biases=of_columns(self.biases, column[..., -1]),
+            column_shifts=of_columns(self.column_shifts, column[..., -1]),
+            row_shifts=self.row_shifts[row[..., -1]] * by_row,
+            column_lifts=lifts[..., : walk.columns],
             row_lifts=self.row_lifts[row],
             limit=walk["CLAMP"],
             table=self.table,
@@ -236,16 +257,16 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What the drain of one batch takes from the parameters, per row m and column n.
+    """What the drain of some batches takes from the parameters, per row m and column n.
 
     Parameters
     ----------
     biases, column_shifts : NDArray of int64
-        ``[N]``.
+        ``[batches, N]``.
     row_shifts : NDArray of int64
-        ``[M]``.
+        ``[batches, M]``.
     column_lifts, row_lifts : NDArray of int64
-        ``[blocks, N]`` and ``[M, blocks]``; they count with the flag BLOCK alone.
+        ``[batches, blocks, N]`` and ``[batches, M, blocks]``; they count with the flag BLOCK alone.
     limit : int
         The register CLAMP.
     table : Table

@@ -121,19 +121,13 @@ def _count_rows(
     """What a GEMM writes where, as zeros, and what counts without a look at its words."""
     lanes = np.full(walk.tiles, walk.lanes)
     lanes[-1] = walk["NL"]
-    total, parts = Counts(), []
-    nothing = np.broadcast_to(np.uint8(0), (walk.rows, walk.columns))
-    for batch in range(walk["G"]):
-        slices = issued_slices(walk, memory.zero_segments, batch).sum(axis=1)
-        total += Counts(
-            macs=walk.rows * int(lanes @ slices),
-            slices=walk.row_tiles * int(slices.sum()),
-            skipped_slices=walk.row_tiles * int((walk.terms - slices).sum()),
-        )
-        parts.append(order_rows(nothing, walk, batch))
-    rows = ResultRows(
-        np.concatenate([part.words for part in parts]),
-        np.concatenate([part.counts for part in parts]),
-        np.concatenate([part.addresses for part in parts]),
+    alone = walk.batches_of_b
+    slices = issued_slices(walk, memory.zero_segments, alone).sum(axis=-1)
+    alike = walk["G"] // len(alone)
+    counts = Counts(
+        macs=alike * walk.rows * int((slices @ lanes).sum()),
+        slices=alike * walk.row_tiles * int(slices.sum()),
+        skipped_slices=alike * walk.row_tiles * int((walk.terms - slices).sum()),
     )
-    return rows, total
+    nothing = np.broadcast_to(np.uint8(0), (walk["G"], walk.rows, walk.columns))
+    return order_rows(nothing, walk, range(walk["G"])), counts
