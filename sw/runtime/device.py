@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class Outcome:
     counts: NDArray[np.int64]
 
 
+@runtime_checkable
 class Device(Protocol):
     """A machine that keeps tile memory, parameters and table from one program to the next."""
 
