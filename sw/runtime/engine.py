@@ -44,7 +44,9 @@ Tallies = dict[tuple[str, ...], Tally]
 class Engine(Protocol):
     """The array's part of a session."""
 
-    tallies: Tallies
+    @property
+    def tallies(self) -> Tallies:
+        """Counters of programs, summed over runs; none where there are no programs."""
 
     def put(self, tensor: str, words: torch.Tensor) -> None:
         """Take the words of an upload, ``[n, h, w, c]``, before its step."""

@@ -61,7 +61,7 @@ class Session:
         self._progress = progress
         self._nodes = {node.name: node for node in self.plan.graph.nodes}
         self._spent = _last_uses(self.plan)
-        self._engine = _engine(artefact, backend, observer, stepwise)
+        self._engine = make_engine(artefact, backend, observer, stepwise)
 
     def __enter__(self) -> Session:
         return self
@@ -233,9 +233,10 @@ def _as_tensor(spec: Input, value: Any) -> torch.Tensor:
     return tensor.to(spec.dtype)
 
 
-def _engine(
+def make_engine(
     artefact: Artefact, backend: str | Device | Engine, observer: Observer | None, stepwise: bool
 ) -> Engine:
+    """The engine of a back end: see :class:`Session`."""
     if backend == "tensor":
         return TensorEngine(artefact.plan, observer)
     if backend == "model":
