@@ -11,6 +11,7 @@ expand, expand_as, broadcast_to                 ``aten.expand.default`` (value, 
 relu6, clamp to two numbers                     ``aten.hardtanh.default`` (value, low, high)
 clamp from below at 0                           ``aten.relu.default``
 softmax, special_softmax                        ``aten.softmax.int`` (value, dimension, dtype)
+pad with a constant                             ``aten.constant_pad_nd.default``
 empty, new_empty, ...                           ``aten.full.default`` of 0
 ==============================================  ==================================================
 
@@ -199,6 +200,13 @@ def _zeros(call: Call) -> _Found:
     return "aten.full.default", (_shape(call), False if call.result.dtype == torch.bool else 0)
 
 
+def _pad(call: Call) -> _Found:
+    value, amounts, mode, filler = call.args
+    if mode != "constant":
+        return None
+    return "aten.constant_pad_nd.default", (value, amounts, 0.0 if filler is None else filler)
+
+
 def _copy(call: Call) -> _Found:
     return "aten.clone.default", call.args[:1]
 
@@ -216,4 +224,5 @@ _RULES: dict[str, Callable[[Call], _Found]] = {
         ("empty", "empty_like", "new_empty", "empty_strided", "empty_permuted"), _zeros
     ),
     "slice": _slice,
+    "pad": _pad,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,11 +30,10 @@ DTYPES: Mapping[str, torch.dtype] = {
 # No random operations, none that read files or memory that nobody wrote, none whose result's shape
 # depends on data, none of a single vendor, none for gradients, and of torch's private ones only
 # those that tracing leaves and that check what they are given.
-_NAMES: frozenset[str] = frozenset(  # as text: a name a line would be four screens
+ALLOWED: frozenset[str] = frozenset(  # as text: a name a line would be four screens
     """
     __and__ __or__ __xor__ __lshift__ __rshift__ _adaptive_avg_pool2d _adaptive_avg_pool3d
-    _log_softmax _safe_softmax _softmax _to_copy _weight_norm _weight_norm_interface _prelu_kernel
-    _fused_rms_norm _native_batch_norm_legit _conj_physical
+    _log_softmax _safe_softmax _softmax _to_copy _weight_norm _native_batch_norm_legit
 
     abs acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d add addbmm addcdiv addcmul addmm addmv addr
@@ -78,6 +78,7 @@ _TARGET = re.compile(r"aten\.([A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)"
 _BY_STRIDES = {"aten.as_strided.default", "aten.view.dtype"}
 
 
+@cache
 def operation(target: str) -> torch._ops.OpOverload:
     """The ATen operation of a target.
 
@@ -93,7 +94,7 @@ def operation(target: str) -> torch._ops.OpOverload:
     """
     match = _TARGET.fullmatch(target) if isinstance(target, str) else None
     name, overload = match.groups() if match else ("", "")
-    packet: Any = getattr(torch.ops.aten, name, None) if name in _NAMES else None
+    packet: Any = getattr(torch.ops.aten, name, None) if name in ALLOWED else None
     if packet is None or overload not in packet.overloads():
         raise ValueError(f"operation must be one of ATen that a graph may hold, not {target!r}")
     found = getattr(packet, overload)
