@@ -192,9 +192,13 @@ LIES: dict[str, tuple[str, Callable[[Any], None]]] = {
         NETWORK,
         put("graph", "nodes", 5, "target", to="aten.from_file.default"),
     ),
-    "p must read values before it, not 'later'": (
+    "p must read what steps before it made, not 'unknown'": (
         NETWORK,
-        put("graph", "nodes", 5, "args", 0, to={"ref": "later"}),
+        put("graph", "nodes", 5, "args", 0, to={"ref": "unknown"}),
+    ),
+    "a1 must read values before it, not 'p'": (
+        NETWORK,
+        put("graph", "nodes", 1, "args", 0, to={"ref": "p"}),
     ),
     "must be an argument of a graph's node": (
         NETWORK,

@@ -24,7 +24,7 @@ from sw.compiler.layers import (
     Upload,
     View,
 )
-from sw.compiler.operations import operation
+from sw.compiler.operations import GETITEM, operation
 from sw.compiler.options import EXPONENT_LIMIT
 from sw.compiler.schedule import Collect, Drain, ReadWords, Run, Schedule, WriteColumns, WriteWords
 from sw.runtime.shapes import output_shape
@@ -39,18 +39,23 @@ class DamagedArtefact(ValueError):
 
 
 def check_graph(graph: Graph) -> None:
-    """Names are unique and known before they are used, operations are the host's."""
+    """Names are unique, values made before they are used, operations the host's.
+
+    Constants that only the array needs may be missing; :func:`check_plan` sees to the others.
+    """
     known: set[str] = set()
+    later = {node.name for node in graph.nodes}
     for name in (*(spec.name for spec in graph.inputs), *graph.constants):
         _require(name not in known, f"name {name!r} must be there once")
         known.add(name)
     for node in graph.nodes:
         _require(node.name not in known, f"name {node.name!r} must be there once")
         for name in node.references():
-            _require(name in known, f"{node.name} must read values before it, not {name!r}")
-        if node.target != "getitem":
+            _require(name not in later, f"{node.name} must read values before it, not {name!r}")
+        if node.target != GETITEM:
             operation(node.target)
         known.add(node.name)
+        later.remove(node.name)
     for name in graph.outputs:
         _require(name in known, f"output must be a value of the graph, not {name!r}")
 

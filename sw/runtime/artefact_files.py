@@ -85,6 +85,7 @@ class TensorWriter:
             save_file(tensors, path)
         except SafetensorError as error:
             raise OSError(str(error)) from None
+        path.chmod(0o666 & ~_mask())  # as any other file: the library makes it private
 
 
 class TensorReader:
@@ -286,13 +287,17 @@ def read_schedule(data: Any, program: str, plan: Plan, tensors: TensorReader) ->
 def scratch_directory(target: Path) -> Iterator[Path]:
     """A directory beside a target, gone afterwards unless it was renamed."""
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    mask = os.umask(0)
-    os.umask(mask)
     try:
-        os.chmod(scratch, 0o777 & ~mask)
+        os.chmod(scratch, 0o777 & ~_mask())
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _mask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def replace_directory(scratch: Path, target: Path) -> None:
