@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 
 from hw.activation import ActivationUnit
 from hw.convert import Binary16ToSFx, Binary32ToSFx, SFxToBinary32
+from hw.coprocessor import Coprocessor
 from hw.core import Atreides
 from hw.cycle_count import CycleCount
 from hw.detect import UnityDetector, ZeroDetector
@@ -327,6 +328,22 @@ TOPS: Final[Mapping[str, Top]] = {
             **_stream("host", "space (3), write, count - 1 (as columns - 1), address (32), data"),
             **_stream("results", "kind (2), count, last row, data: a lane per column"),
             **_stream("status", "fault (4), counter (32): one beat as a program ends"),
+            "busy": "a program runs, or memory clears itself after reset",
+        },
+    ),
+    "coprocessor": Top(
+        "the machine behind RV32 custom instructions, for PicoRV32's coprocessor interface",
+        (*MACHINE, "target"),
+        lambda o: Coprocessor(o.machine, o.target),
+        {
+            "valid": "an instruction is offered, until ready",
+            "instruction": "RV32 instruction",
+            "rs1": "value of its first source register",
+            "rs2": "value of its second source register",
+            "ready": "the instruction is done",
+            "write": "rd is the value for its destination register",
+            "rd": "result",
+            "claimed": "the instruction is one of these: ready will come (PicoRV32: wait)",
             "busy": "a program runs, or memory clears itself after reset",
         },
     ),

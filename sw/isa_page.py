@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sw import riscv
 from sw.config import COUNT_BITS, MachineConfig
 from sw.isa import (
     FAULT_MEANINGS,
@@ -141,6 +142,19 @@ GEMM memory, relu, skip|column
 ```
 """
 
+_RISCV = f"""\
+## From a RISC-V core
+
+`python -m hw.build coprocessor` puts the machine behind RV32 custom instructions, on PicoRV32's \
+coprocessor interface. They are R-type with the major opcode custom-0 ({riscv.OPCODE:#04x}); \
+`programs/riscv/atreides.h` issues them from C with `.insn`. INSTRUCTION has the operand fields of \
+its 16-bit word as numbers in the places of registers: `LDR 0, 8, 8` is \
+`.insn r {riscv.OPCODE:#04x}, 0, 2, x0, x8, x8`. A program is what lies between one END and the \
+next; WRITE and READ within one, and fields that the table does not name, are illegal \
+instructions. The rows that a GEMM sends on the result stream must be taken before the next \
+instruction; END drops what was not.
+"""
+
 
 def page() -> str:
     """The page, in Markdown."""
@@ -171,6 +185,8 @@ def page() -> str:
             kinds=", ".join(f"{k.value} {k.name}" for k in ResultKind),
         ),
         _ASSEMBLER,
+        _RISCV,
+        _table(("instruction", "funct3", "funct7", "rd", "rs1", "rs2", "effect"), riscv.rows()),
     ]
     return "\n".join(parts)
 

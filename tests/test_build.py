@@ -21,8 +21,8 @@ from hw.tops import TOPS, Options, build_top
 from sw.format import MAX_BITS, MIN_BITS
 
 #: The machine takes a minute where a unit takes a second, and is tested apart.
-MACHINE = "atreides"
-UNITS = [name for name in TOPS if name != MACHINE]
+MACHINE, COPROCESSOR = MACHINES = ("atreides", "coprocessor")
+UNITS = [name for name in TOPS if name not in MACHINES]
 ROOT = Path(__file__).resolve().parent.parent
 #: Options with which every top is quickly emitted.
 SMALL_MACHINE = ("--bits", "5", "--rows", "2", "--columns", "2")
@@ -108,6 +108,11 @@ def test_machines_are_lint_clean(options: Options, tmp_path: Path) -> None:
     assert_lint_clean(MACHINE, options, tmp_path)
 
 
+@pytest.mark.slow
+def test_coprocessor_is_lint_clean(tmp_path: Path) -> None:
+    assert_lint_clean(COPROCESSOR, Options(bits=4, rows=2, columns=3), tmp_path)
+
+
 def test_linters_would_complain(tmp_path: Path) -> None:
     for text in (
         "module bad(a, o); input [1:0] a; output o; assign o = a[0]; endmodule\n",
@@ -122,12 +127,15 @@ def test_linters_would_complain(tmp_path: Path) -> None:
         assert_silent([sys.executable, "-c", YOSYS, "bad.v"], tmp_path)
 
 
-def test_output_is_byte_identical_from_run_to_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [pytest.param(UNITS, id="units"), pytest.param([], id="all", marks=pytest.mark.slow)]
+)
+def test_output_is_byte_identical_from_run_to_run(names: list[str], tmp_path: Path) -> None:
     runs = []
     for seed in ("1", "2"):
         directory = tmp_path / f"run{seed}"
         subprocess.run(
-            [sys.executable, "-m", "hw.build", *SMALL_MACHINE, "-o", str(directory)],
+            [sys.executable, "-m", "hw.build", *names, *SMALL_MACHINE, "-o", str(directory)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
             cwd=tmp_path,
             check=True,
@@ -135,7 +143,9 @@ def test_output_is_byte_identical_from_run_to_run(tmp_path: Path) -> None:
         )
         runs.append({path.name: path.read_bytes() for path in directory.iterdir()})
     assert runs[0] == runs[1]
-    assert sorted(runs[0]) == sorted(f"{name}.{end}" for name in TOPS for end in ("v", "json"))
+    assert sorted(runs[0]) == sorted(
+        f"{name}.{end}" for name in names or TOPS for end in ("v", "json")
+    )
     for name, content in runs[0].items():
         assert str(ROOT).encode() not in content, name
         assert b".py" not in content, name
