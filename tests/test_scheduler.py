@@ -10,7 +10,7 @@ from sw.compiler.schedule import Run, Schedule
 from sw.compiler.scheduler import schedule
 from sw.config import MachineConfig
 from sw.registers import Counter
-from tests.plans import Network, assert_exact
+from tests.array_plans import Network, assert_exact
 
 ARRAYS = {
     "2x2 SF4": MachineConfig(bits=4, rows=2, columns=2, slots=4096),
