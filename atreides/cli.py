@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -62,6 +63,12 @@ SUBCOMMANDS: Final = (
         "assemble",
     ),
     Subcommand(
+        "compile",
+        "Compile a network for a machine.",
+        "atreides.compile",
+        "compile",
+    ),
+    Subcommand(
         "demo",
         "Train a small network, quantize it and run it on Superfloat arithmetic.",
         "atreides.demo",
@@ -80,8 +87,14 @@ SUBCOMMANDS: Final = (
         "doctor",
     ),
     Subcommand(
+        "estimate",
+        "Show what a network takes on a machine, layer by layer, without running it.",
+        "atreides.estimate",
+        "estimate",
+    ),
+    Subcommand(
         "run",
-        "Run a program on the machine model or on RTL, and show its counters.",
+        "Run a compiled network, or a program, on a model or on RTL.",
         "atreides.run",
         "run",
     ),
@@ -143,7 +156,9 @@ def application(words: Sequence[str], subcommands: Sequence[Subcommand]) -> type
     app.callback()(_common_options)
     for subcommand in subcommands:
         function = subcommand.load() if subcommand.name == chosen else subcommand.stand_in()
-        app.command(subcommand.name, help=subcommand.summary)(function)
+        more = inspect.getdoc(function) if subcommand.name == chosen else None
+        text = subcommand.summary + "\n\n" + (more or "").partition("\n")[2].strip()
+        app.command(subcommand.name, help=text)(function)
     return app
 
 

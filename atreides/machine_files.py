@@ -6,7 +6,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -145,20 +145,40 @@ def check_writable(path: Path | None) -> None:
         raise FileMistake(f"{path} must be in a folder that exists and can be written to")
 
 
+def load_array(path: Path) -> npt.NDArray[Any]:
+    """The array of an ``.npy`` file."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "not an npy file of plain numbers"
+        raise FileMistake(f"{path} must be a readable npy file: {reason}") from error
+    if not isinstance(array, np.ndarray):
+        raise FileMistake(f"{path} must be a single array, not an npz archive")
+    return array
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an ``.npy`` file, whole or not at all."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_bytes(path, content.getvalue())
+
+
 def write_tiles(path: Path, memory: npt.NDArray[np.uint16], config: MachineConfig) -> None:
     """Write the tiles, whole or not at all."""
     used = memory[: config.slots * config.slot_words]
     content = io.BytesIO()
     np.savez(content, tiles=used.reshape(config.slots, config.rows, config.columns))
-    _write(path, content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    _write(path, text.encode())
+    write_bytes(path, text.encode())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_bytes(content)

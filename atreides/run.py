@@ -1,196 +1,149 @@
-"""``atreides run``: a program on the machine model, or on RTL in one of three simulators."""
+"""``atreides run``: a program, or a compiled network, on one of several back ends."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from atreides.machine_debugger import Debugger, show_registers
-from atreides.machine_files import (
-    FileMistake,
-    check_writable,
-    load_memory,
-    load_program,
-    write_text,
-    write_tiles,
-)
-from sim.machine_job import Job, MachineFailed, Result
-from sim.machine_model import machine_of, result_of
+from atreides.machine_options import machine_command
 from sw.config import MachineConfig
-from sw.isa import FAULT_MEANINGS, Fault, decode_at
-from sw.registers import COUNTER_MEANINGS, Counter
 
-BACK_ENDS: Final = ("model", "amaranth", "icarus", "verilator")
-DEFAULTS: Final = MachineConfig()
-#: What a user's mistake, and a program's fault, end with; and the machine's or a simulator's.
-MISTAKE, FAILURE = 2, 1
+#: Of a program and of a network; a program has no meaning of its own, so nothing for ``tensor``.
+BACK_ENDS: Final = ("tensor", "model", "amaranth", "icarus", "verilator")
+NETWORK, PROGRAM, DEBUGGER, RTL = "Networks", "Programs", "Debugging a program", "RTL"
 
 
+@machine_command(MachineConfig())
 def run(
-    program: Annotated[Path, typer.Argument(help="PROGRAM.s, or PROGRAM.hex as it is.")],
-    backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACK_ENDS)}.")] = "model",
+    config: MachineConfig,
+    chosen: frozenset[str],
+    program: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="DIR of a network, PROGRAM.s, or PROGRAM.hex as is."),
+    ],
+    backend: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(BACK_ENDS)}; model if left, tensor for a network."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON of counters and results.")] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            metavar="X.npy",
+            help="One per input of the network, in order; its example if left.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            metavar="Y.npy",
+            help="One per output of the network, in order; the first ones alone if fewer.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BACKEND",
+            help="Run a second back end along and compare every layer.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
     memory: Annotated[
-        Path | None, typer.Option(help="npz with `tiles`, uint16 (slots, rows, columns).")
+        Path | None,
+        typer.Option(
+            help="npz with `tiles`, uint16 (slots, rows, columns).", rich_help_panel=PROGRAM
+        ),
     ] = None,
-    dump: Annotated[Path | None, typer.Option(help="npz of the tiles after the run.")] = None,
-    report: Annotated[Path | None, typer.Option(help="JSON: fault, counters, results.")] = None,
-    bits: Annotated[int, typer.Option(help="Width of a word, 3 to 16.")] = DEFAULTS.bits,
-    unity: Annotated[bool, typer.Option(help="Whether all ones means 1.")] = DEFAULTS.unity,
-    rows: Annotated[int, typer.Option(help="Of the array.")] = DEFAULTS.rows,
-    columns: Annotated[int, typer.Option(help="Of the array.")] = DEFAULTS.columns,
-    slots: Annotated[int, typer.Option(help="Tiles in memory.")] = DEFAULTS.slots,
-    max_terms: Annotated[int, typer.Option(help="Longest dot product.")] = DEFAULTS.max_terms,
-    bias_bits: Annotated[int | None, typer.Option(help="Width of a bias.")] = None,
-    output_bits: Annotated[int | None, typer.Option(help="Width of words on the stream.")] = None,
-    parameters: Annotated[int, typer.Option(help="Entries per column.")] = DEFAULTS.parameters,
-    row_parameters: Annotated[int, typer.Option(help="Entries.")] = DEFAULTS.row_parameters,
-    blocks: Annotated[bool, typer.Option(help="Scales per 32 terms.")] = DEFAULTS.blocks,
-    table: Annotated[bool, typer.Option(help="Piecewise-linear activation.")] = DEFAULTS.table,
-    max_spread: Annotated[int, typer.Option(help="R, bits.")] = DEFAULTS.max_spread,
-    hold: Annotated[bool, typer.Option(help="Hold operands at zeros.")] = DEFAULTS.hold,
-    multiplier: Annotated[str, typer.Option(help="As in hw.build.")] = DEFAULTS.multiplier,
+    dump: Annotated[
+        Path | None,
+        typer.Option(help="npz of the tiles after the run.", rich_help_panel=PROGRAM),
+    ] = None,
     stalls: Annotated[
-        int | None, typer.Option(help="Seed of random stalls on all streams, RTL only.")
+        int | None,
+        typer.Option(help="Seed of random stalls on all streams.", rich_help_panel=RTL),
     ] = None,
-    max_cycles: Annotated[int, typer.Option(min=1, help="Give RTL up after these.")] = 1 << 40,
+    max_cycles: Annotated[
+        int, typer.Option(min=1, help="Give up after these.", rich_help_panel=RTL)
+    ] = 1 << 40,
     trace: Annotated[
-        Path | None, typer.Option(help="Waveforms: .vcd, or .fst with verilator.")
+        Path | None,
+        typer.Option(help="Waveforms: .vcd, or .fst with verilator.", rich_help_panel=RTL),
     ] = None,
-    trace_from: Annotated[int, typer.Option(min=0, help="First cycle of the trace.")] = 0,
-    trace_to: Annotated[int, typer.Option(min=1, help="Cycle after its last.")] = 1 << 62,
-    step: Annotated[bool, typer.Option("--step", help="Debug on the model.")] = False,
+    trace_from: Annotated[
+        int, typer.Option(min=0, help="First cycle of the trace.", rich_help_panel=RTL)
+    ] = 0,
+    trace_to: Annotated[
+        int, typer.Option(min=1, help="Cycle after its last.", rich_help_panel=RTL)
+    ] = 1 << 62,
+    step: Annotated[
+        bool,
+        typer.Option("--step", help="Stop before every instruction.", rich_help_panel=DEBUGGER),
+    ] = False,
     breakpoints: Annotated[
-        list[int] | None, typer.Option("--break", help="Debug: stop before this word.")
+        list[int] | None,
+        typer.Option("--break", help="Stop before this word.", rich_help_panel=DEBUGGER),
     ] = None,
     dump_registers: Annotated[
-        bool, typer.Option("--dump-registers", help="Show the registers after the run, model only.")
+        bool,
+        typer.Option(
+            "--dump-registers", help="Show the registers after it.", rich_help_panel=DEBUGGER
+        ),
     ] = False,
 ) -> None:
-    """Run a program and show its counters.
+    """Run a compiled network, or a program, and show its counters.
+
+    `atreides run build/lenet --input x.npy --output y.npy` runs it by the meaning of its layers;
+
+    `atreides run build/lenet --backend verilator --check model` runs its example on RTL and on the
+    model, compares every word, and shows the first that differs;
+
+    `atreides run product.s --memory in.npz --dump out.npz` runs a program.
 
     Exit status 0; 2 for a mistake of yours or a fault of the program, after which dump and report
-    are written all the same; 1 if the machine or its simulator fails.
+    are written all the same; 1 if a machine or simulator fails, or a comparison.
     """
-    if backend not in BACK_ENDS:
-        raise typer.BadParameter(f"backend must be one of {', '.join(BACK_ENDS)}, not {backend!r}")
-    debugging = step or bool(breakpoints)
-    _check_combination(backend, debugging or dump_registers, stalls, trace)
-    try:
-        config = MachineConfig(
-            bits=bits,
-            unity=unity,
-            rows=rows,
-            columns=columns,
-            slots=slots,
-            max_terms=max_terms,
-            bias_bits=bias_bits,
-            output_bits=output_bits,
-            parameters=parameters,
-            row_parameters=row_parameters,
-            blocks=blocks,
-            table=table,
-            max_spread=max_spread,
-            hold=hold,
-            multiplier=multiplier,
+    if program.is_dir():
+        from atreides.run_model import NetworkOptions, run_network
+
+        _refuse(
+            f"{program} is a network",
+            {"memory": memory, "dump": dump, "step": step, "break": breakpoints},
+            {"dump-registers": dump_registers},
         )
-        for path in (dump, report, trace):
-            check_writable(path)
-        job = Job.of(config, load_program(program, config))
-        if memory is not None:
-            words, values = load_memory(memory, config)
-            job = replace(job, memory=words, parameters=values)
-        if backend == "model":
-            result = _on_model(job, step, breakpoints or [], dump_registers)
-        else:
-            window = (trace, trace_from, trace_to) if trace else None
-            result = _on_rtl(job, backend, stalls, max_cycles, window)
-    except (FileMistake, TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    if dump is not None:
-        write_tiles(dump, result.memory, config)
-    if report is not None:
-        content = {
-            "program": program.name,
-            "backend": backend,
-            "config": asdict(config),
-            **result.report.to_dict(),
-        }
-        write_text(report, json.dumps(content, indent=2) + "\n")
-    _show(program, backend, result)
-    if result.report.fault:
-        _complain(program, job, result)
-        raise typer.Exit(MISTAKE)
-
-
-def _check_combination(
-    backend: str, debugging: bool, stalls: int | None, trace: Path | None
-) -> None:
-    if backend == "model":
-        for name, value in (("stalls", stalls), ("trace", trace)):
-            if value is not None:
-                raise typer.BadParameter(f"--{name} must have an RTL backend, not 'model'")
-    elif debugging:
-        raise typer.BadParameter(
-            f"--step, --break and --dump-registers must have --backend model, not {backend!r}"
+        rtl = (stalls, max_cycles, trace, trace_from, trace_to)
+        given = NetworkOptions(
+            tuple(inputs or ()), tuple(outputs or ()), backend or "tensor", check, report, *rtl
         )
+        run_network(program, given, {name: getattr(config, name) for name in chosen})
+        return
+    from atreides.run_program import ProgramOptions, run_program
+
+    network = {"input": inputs, "output": outputs, "check": check}
+    _refuse(f"{program} is no directory of a network", network)
+    options = ProgramOptions(
+        backend or "model",
+        memory,
+        dump,
+        report,
+        stalls,
+        max_cycles,
+        trace,
+        trace_from,
+        trace_to,
+        step,
+        tuple(breakpoints or ()),
+        dump_registers,
+    )
+    run_program(program, config, options)
 
 
-def _on_model(job: Job, step: bool, breakpoints: list[int], dump_registers: bool) -> Result:
-    machine = machine_of(job)
-    if step or breakpoints:
-        Debugger(machine, breakpoints).run(stop_first=step)
-    else:
-        machine.resume()
-    if dump_registers:
-        show_registers(machine, Console())
-    return result_of(machine)
-
-
-def _on_rtl(
-    job: Job,
-    backend: str,
-    seed: int | None,
-    limit: int,
-    window: tuple[Path, int, int] | None,
-) -> Result:
-    from sim.machine_backends import execute  # Amaranth and the RTL: the model needs neither
-    from sim.machine_session import Stalls
-    from sim.machine_trace import Trace
-    from sim.runner import MissingSimulator, SimulationFailed
-
-    stalls = None if seed is None else Stalls(seed)
-    trace = None if window is None else Trace(*window)
-    try:
-        with Console(stderr=True).status(f"running on {backend}"):
-            (result,) = execute([job], backend, stalls=stalls, limit=limit, trace=trace)
-    except (MissingSimulator, SimulationFailed, MachineFailed) as error:
-        typer.echo(f"atreides: {error}", err=True)
-        raise typer.Exit(FAILURE) from error
-    return result
-
-
-def _show(program: Path, backend: str, result: Result) -> None:
-    table = Table(title=f"{program.name} on {backend}: {result.report.meaning}")
-    table.add_column("counter")
-    table.add_column("value", justify="right")
-    table.add_column("meaning")
-    for counter in Counter:
-        value = f"{result.report[counter]:,}"
-        table.add_row(counter.name.lower(), value, COUNTER_MEANINGS[counter])
-    Console().print(table)
-
-
-def _complain(program: Path, job: Job, result: Result) -> None:
-    """One sentence about a fault: program counter, instruction and reason."""
-    fault, counter = result.report.fault, result.report.counter
-    instruction, length = decode_at(job.words, counter)
-    whole = instruction is not None and counter + length <= len(job.words)
-    text = f" {instruction}" if whole and fault != Fault.ENCODING else ""
-    place = f"{program.name}: word {counter} ({job.words[counter]:04x}{text})"
-    typer.echo(f"atreides: {place}: {FAULT_MEANINGS[fault]}", err=True)
+def _refuse(reason: str, *options: dict[str, object]) -> None:
+    for name, value in ((n, v) for group in options for n, v in group.items()):
+        if value:
+            raise typer.BadParameter(f"--{name} must be left out: {reason}")

@@ -24,8 +24,8 @@ from sw.runtime.check import record_example
 
 #: What takes time, in order; told to whoever shows progress.
 STAGES: Final = ("trace", "fold", "calibrate", "place", "schedule", "report", "checksums")
-#: The machine if none is given: SF8 on 8 x 8 with 64 Ki words of tile memory.
-DEFAULT_MACHINE: Final = MachineConfig(bits=8, slots=1024, bias_bits=16, parameters=1024)
+#: The machine if none is given: SF8 on 8 x 8 with 256 Ki words of tile memory.
+DEFAULT_MACHINE: Final = MachineConfig(bits=8, slots=4096, bias_bits=16, parameters=1024)
 #: Called with the name of each stage as it begins.
 Stage = Callable[[str], None]
 #: Inputs of the network, one tuple per run, each like the example inputs.
@@ -54,6 +54,8 @@ def compile(
     config: MachineConfig = DEFAULT_MACHINE,
     *,
     calibration: Calibration | Samples | None = None,
+    example: Sequence[torch.Tensor] | None = None,
+    source: Mapping[str, Any] | None = None,
     options: CompileOptions | None = None,
     stage: Stage | None = None,
 ) -> Artefact:
@@ -63,11 +65,14 @@ def compile(
     ----------
     model : torch.nn.Module
     example_inputs : tuple
-        What its ``forward`` takes by position; the shapes become the artefact's. Every layer's
-        checksum on them is stored.
+        What its ``forward`` takes by position; the shapes become the artefact's.
     config : MachineConfig
     calibration : Calibration, or iterable of tuples of torch.Tensor, optional
         Exponents of activations, or inputs to find them with; the example inputs if omitted.
+    example : sequence of torch.Tensor, optional
+        Inputs for which every layer's checksum is stored; the example inputs if omitted.
+    source : mapping of str to plain data, optional
+        What is known of the model, for the report.
     options : CompileOptions, optional
         Widths and rules; its machine is replaced by ``config``.
     stage : callable, optional
@@ -84,18 +89,39 @@ def compile(
         If the model cannot be traced, a weight is not finite, an exponent is missing, or a layer
         cannot be cut to fit the machine: one sentence each.
     """
+    traced = trace_model(model, example_inputs, stage)
+    return compile_traced(
+        traced,
+        config,
+        calibration=calibration,
+        example=example,
+        source=source,
+        options=options,
+        stage=stage,
+    )
+
+
+def compile_traced(
+    traced: Traced,
+    config: MachineConfig = DEFAULT_MACHINE,
+    *,
+    calibration: Calibration | Samples | None = None,
+    example: Sequence[torch.Tensor] | None = None,
+    source: Mapping[str, Any] | None = None,
+    options: CompileOptions | None = None,
+    stage: Stage | None = None,
+) -> Artefact:
+    """Compile what :func:`trace_model` gives; arguments as for :func:`compile`."""
     told = stage or _nothing
     options = replace(options or CompileOptions(), machine=config)
-    traced = trace_model(model, example_inputs, told)
-    found = None
-    if isinstance(calibration, Calibration):
-        found = calibration
-    else:
+    if not isinstance(calibration, Calibration):
         told("calibrate")
-        found = calibrate(traced.graph, options, calibration or [traced.example])
+        samples = [traced.example] if calibration is None else calibration
+        calibration = calibrate(traced.graph, options, samples)
     told("place")
-    plan = place(traced.graph, options, found)
-    return compile_plan(plan, traced.example, stage=told)
+    plan = place(traced.graph, options, calibration)
+    shown = traced.example if example is None else graph_inputs(traced.graph, example)
+    return compile_plan(plan, shown, source=source, stage=told)
 
 
 def trace_model(

@@ -83,7 +83,7 @@ def _layer(found: LayerCost, plan: Plan) -> dict[str, Any]:
         "kind": found.kind.value,
         "source": layer.source,
         "nodes": list(layer.nodes),
-        "results": "sums to the host" if sums else "words",
+        "results": "sums" if sums else "words",
         "why": found.reason(),
     }
 

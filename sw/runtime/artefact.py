@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -117,10 +118,7 @@ def save(directory: Path, artefact: Artefact) -> None:
     ValueError
         If something else is at this place, or it cannot be written: one sentence.
     """
-    if directory.exists() and not (directory / MANIFEST).is_file():
-        empty = directory.is_dir() and not any(directory.iterdir())
-        if not empty:
-            raise ValueError(f"{directory} must be an artefact or not there yet")
+    check_target(directory)
     try:
         with scratch_directory(directory) as scratch:
             _write_files(scratch, artefact)
@@ -128,6 +126,17 @@ def save(directory: Path, artefact: Artefact) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"{directory} must be a place that can be written: {reason}") from None
+
+
+def check_target(directory: Path) -> None:
+    """See that an artefact can be put where it is to be, before any work; ValueError if not."""
+    if directory.exists() and not (directory / MANIFEST).is_file():
+        empty = directory.is_dir() and not any(directory.iterdir())
+        if not empty:
+            raise ValueError(f"{directory} must be an artefact or not there yet")
+    parent = directory.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{directory} must be in a folder that exists and can be written to")
 
 
 def load(directory: Path | str) -> Artefact:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from sw.compiler.graph import Input
+from sw.compiler.graph import Graph, Input
 from sw.compiler.layers import Download, HostOutput, HostStep, LayerStep, Plan, Upload
 from sw.compiler.operations import evaluate
 from sw.runtime.device import Device
@@ -98,7 +98,7 @@ class Session:
         TypeError, ValueError
             For inputs of another number, type or shape, and for NaN where words are needed.
         """
-        values, samples = checked_inputs(self.plan, inputs)
+        values, samples = checked_inputs(self.plan.graph, inputs)
         if samples is None:
             outputs = self._infer(values, 0, len(self.plan.steps))
         else:
@@ -107,15 +107,12 @@ class Session:
         return tuple(output.numpy() if as_numpy else output for output in outputs)
 
     def _in_batches(self, values: Sequence[torch.Tensor], samples: int) -> list[torch.Tensor]:
-        batch = self.plan.graph.inputs[0].shape[0]
-        starts = range(0, samples, batch)
-        total = len(starts) * len(self.plan.steps)
-        parts: list[list[torch.Tensor]] = []
-        for number, start in enumerate(starts):
-            # The last sample, repeated, changes no maximum that a dynamic exponent is taken from.
-            rows = torch.arange(start, start + batch).clamp(max=samples - 1)
-            chunk = [value[rows] for value in values]
-            parts.append(self._infer(chunk, number * len(self.plan.steps), total))
+        steps = len(self.plan.steps)
+        chunks = in_batches(self.plan.graph, values)
+        parts = [
+            self._infer(chunk, number * steps, len(chunks) * steps)
+            for number, chunk in enumerate(chunks)
+        ]
         return [torch.cat(outputs)[:samples] for outputs in zip(*parts, strict=True)]
 
     def _infer(self, inputs: Sequence[torch.Tensor], done: int, total: int) -> list[torch.Tensor]:
@@ -175,16 +172,22 @@ class Session:
             values[layer.output.value] = layer.output.view.to_host(floats).contiguous()
 
 
-def checked_inputs(plan: Plan, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], int | None]:
-    """Inputs as tensors of the graph's dtypes, and how many samples if they come in batches."""
-    specs = plan.graph.inputs
+def checked_inputs(graph: Graph, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], int | None]:
+    """Inputs as tensors of the graph's dtypes, and how many samples if they come in batches.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If their number, a type or a shape is not the graph's.
+    """
+    specs = graph.inputs
     if len(inputs) != len(specs):
         names = ", ".join(spec.name for spec in specs)
         raise ValueError(f"inputs must be {len(specs)} ({names}), not {len(inputs)}")
     values = [_as_tensor(spec, value) for spec, value in zip(specs, inputs, strict=True)]
     if all(tuple(v.shape) == s.shape for s, v in zip(specs, values, strict=True)):
         return values, None
-    batched = _batch(plan) is not None
+    batched = _batch(graph) is not None
     for spec, value in zip(specs, values, strict=True):
         shape = tuple(value.shape)
         fits = batched and len(shape) == len(spec.shape) and shape[1:] == spec.shape[1:]
@@ -198,9 +201,21 @@ def checked_inputs(plan: Plan, inputs: Sequence[Any]) -> tuple[list[torch.Tensor
     return values, counts[0]
 
 
-def _batch(plan: Plan) -> int | None:
+def in_batches(graph: Graph, values: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Samples in batches of the graph's size, the last one filled up with the last sample.
+
+    Repeated samples change no maximum that a dynamic exponent is taken from.
+    """
+    batch, samples = graph.inputs[0].shape[0], values[0].shape[0]
+    chunks = []
+    for start in range(0, samples, batch):
+        rows = torch.arange(start, start + batch).clamp(max=samples - 1)
+        chunks.append([value[rows] for value in values])
+    return chunks
+
+
+def _batch(graph: Graph) -> int | None:
     """The first dimension of all inputs and outputs, None if it is not one number."""
-    graph = plan.graph
     shapes = {spec.name: spec.shape for spec in graph.inputs}
     shapes |= {node.name: node.shape for node in graph.nodes}
     names = [*(spec.name for spec in graph.inputs), *graph.outputs]
