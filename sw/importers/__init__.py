@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import torch
+
+from sw.importers.gguf_file import load_gguf
 from sw.importers.loaded import Calibration, Inputs, Loaded, ModelError, file_hash
-from sw.importers.named import NAMED
+from sw.importers.named import NAMED, WINDOW
+from sw.importers.onnx_file import load_onnx
 from sw.importers.python_source import load_factory
 from sw.importers.tflite_file import load_tflite
 
@@ -20,9 +24,9 @@ def load(spec: str, batch: int | None = None) -> Loaded:
     Parameters
     ----------
     spec : str
-        A file (``.tflite``), a function (``package.module:factory``, ``path/file.py:factory``,
-        which is run and gives a module with ``example_inputs``, or both in a tuple), or a name of
-        ``sw.importers.named``.
+        A file (``.onnx``, ``.tflite``, ``.gguf``); a function (``package.module:factory``,
+        ``path/file.py:factory``), which is run and gives a module that has ``example_inputs``, or
+        (module, example inputs); or a name of ``sw.importers.named``.
     batch : int, optional
         Size of the first dimension of a file's inputs, if it is not what the file says, or 1.
 
@@ -61,7 +65,24 @@ def _tflite(path: Path, batch: int | None) -> Loaded:
     return Loaded(path.stem, module, examples, None, file_hash(path))
 
 
-READERS: Final[Mapping[str, Callable[[Path, int | None], Loaded]]] = {".tflite": _tflite}
+def _gguf(path: Path, batch: int | None) -> Loaded:
+    if batch not in (None, 1):
+        raise ModelError(f"batch must be 1 for {path}, not {batch}")
+    module, _ = load_gguf(path)
+    example = torch.zeros(1, min(WINDOW, module.config.context), dtype=torch.int64)
+    return Loaded(path.stem, module, (example,), None, file_hash(path))
+
+
+def _onnx(path: Path, batch: int | None) -> Loaded:
+    module, examples = load_onnx(path, batch)
+    return Loaded(path.stem, module, examples, None, file_hash(path))
+
+
+READERS: Final[Mapping[str, Callable[[Path, int | None], Loaded]]] = {
+    ".gguf": _gguf,
+    ".onnx": _onnx,
+    ".tflite": _tflite,
+}
 _UNPICKLES: Final = (
     "reading it unpickles, which runs what the file says; "
     "give the function that builds the module, as in path/to/model.py:factory, or export to ONNX"

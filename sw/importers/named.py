@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
 
 from sw import datasets
+from sw.importers.gguf_file import load_gguf
 from sw.importers.loaded import Calibration, Inputs, Loaded, file_hash
 from sw.importers.tflite_file import load_tflite
-from sw.models import lenet, stories
+from sw.models import byte_pairs, lenet, smollm, stories
 
 #: Length of the window that a language model is traced with if none is given.
 WINDOW: Final = 64
+#: More characters than any token of plain English text has on average.
+_CHARACTERS: Final = 8
 
 
 def _lenet() -> Loaded:
@@ -82,6 +86,30 @@ def stories_calibration(count: int) -> list[Inputs]:
     return windows[:count]
 
 
+def _smollm2() -> Loaded:
+    """SmolLM2-135M-Instruct: a window of tokens [1, 64]; calibrated on WikiText-2's valid split."""
+    path = smollm.model_path()
+    module, file = load_gguf(path)
+    tokenizer = byte_pairs.from_metadata(file.metadata)
+
+    def calibration(count: int) -> list[Inputs]:
+        text = detokenize(datasets.wikitext("valid"))[: count * WINDOW * _CHARACTERS]
+        tokens = torch.tensor(tokenizer.encode(text))
+        whole = len(tokens) // WINDOW * WINDOW
+        return [(w[None],) for w in tokens[:whole].reshape(-1, WINDOW)[:count]]
+
+    example = (torch.zeros(1, WINDOW, dtype=torch.int64),)
+    return Loaded("smollm2-135m", module, example, calibration, file_hash(path))
+
+
+def detokenize(text: str) -> str:
+    """WikiText's tokenized text as raw text has it, nearly: punctuation and contractions joined."""
+    for joined, separate in ((",", " @,@ "), (".", " @.@ "), ("-", " @-@ ")):
+        text = text.replace(separate, joined)
+    text = re.sub(r" ([.,;:!?)\]%]|'s\b|n't\b)", r"\1", text)
+    return re.sub(r"([(\[]) ", r"\1", text)
+
+
 NAMED: Final[Mapping[str, Callable[[], Loaded]]] = {
     "lenet": _lenet,
     "resnet8": _resnet8,
@@ -89,4 +117,5 @@ NAMED: Final[Mapping[str, Callable[[], Loaded]]] = {
     "mobilenet-vww": _mobilenet_vww,
     "ds-cnn": _ds_cnn,
     "stories260k": _stories260k,
+    "smollm2-135m": _smollm2,
 }

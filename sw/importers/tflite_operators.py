@@ -1,133 +1,22 @@
 """What each operator of a TensorFlow Lite file computes, as torch functions.
 
-Meanings are those of TensorFlow Lite's operator definitions; ``SAME`` padding as in
-https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2.
+Meanings are those of TensorFlow Lite's operator definitions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import tflite  # type: ignore[import-untyped]
 import torch
 from torch.nn import functional
 
 from sw.importers.tflite_file import Operator, Translator
+from sw.importers.tflite_windows import bias, convolution, make, pool
 
 Handler = Callable[[Translator, Operator], None]
-Pads = tuple[int, int, int, int]
-
-_ACTIVATIONS: Final[Mapping[int, Callable[[torch.Tensor], torch.Tensor] | None]] = {
-    tflite.ActivationFunctionType.NONE: None,
-    tflite.ActivationFunctionType.RELU: torch.relu,
-    tflite.ActivationFunctionType.RELU_N1_TO_1: partial(functional.hardtanh),
-    tflite.ActivationFunctionType.RELU6: functional.relu6,
-    tflite.ActivationFunctionType.TANH: torch.tanh,
-}
-
-
-def _make(
-    t: Translator,
-    op: Operator,
-    function: Callable[..., torch.Tensor],
-    inputs: list[str],
-    channels_first: bool = False,
-    activation: int = tflite.ActivationFunctionType.NONE,
-) -> None:
-    """Add the operator's step, and its fused activation as a step of its own."""
-    if activation not in _ACTIVATIONS:
-        raise t.builder.error(f"{op.kind} must have a supported activation, not {activation}")
-    fused = _ACTIVATIONS[activation]
-    if fused is not None:
-        before = f"{op.outputs[0]}_before"
-        t.builder.add(op.kind, function, inputs, [before])
-        names = {v: k for k, v in vars(tflite.ActivationFunctionType).items() if k.isupper()}
-        t.make(names[activation], fused, [before], op.outputs[0], channels_first)
-    else:
-        t.make(op.kind, function, inputs, op.outputs[0], channels_first)
-
-
-def _pads(
-    t: Translator,
-    op: Operator,
-    options: Any,
-    kernel: tuple[int, int],
-    dilation: tuple[int, int] = (1, 1),
-) -> Pads:
-    """Top, bottom, left and right padding of a window operation."""
-    if options.Padding() == tflite.Padding.VALID:
-        return 0, 0, 0, 0
-    shape = t.shape(op.kind, op.inputs[0])
-    pads = []
-    for size, length, stride, step in zip(
-        shape[1:3], kernel, _strides(t, op, options), dilation, strict=True
-    ):
-        out = -(-size // stride)
-        total = max((out - 1) * stride + (length - 1) * step + 1 - size, 0)
-        pads += [total // 2, total - total // 2]
-    return pads[0], pads[1], pads[2], pads[3]
-
-
-def _strides(t: Translator, op: Operator, options: Any) -> tuple[int, int]:
-    strides = options.StrideH(), options.StrideW()
-    if min(strides) < 1:
-        raise t.builder.error(f"{op.kind} must have strides of at least 1, not {strides}")
-    return strides
-
-
-def _convolve(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    pads: Pads,
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> torch.Tensor:
-    """Convolution, padded by itself where both sides are equal."""
-    top, bottom, left, right = pads
-    if top != bottom or left != right:
-        x = functional.pad(x, (left, right, top, bottom))
-        top = left = 0
-    return functional.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
-
-
-def _convolution(t: Translator, op: Operator, depthwise: bool) -> None:
-    op.check_counts((2, 3))
-    options = op.options("DepthwiseConv2DOptions" if depthwise else "Conv2DOptions")
-    weight = t.constant(op.kind, op.inputs[1])
-    if weight.dim() != 4 or (depthwise and weight.shape[0] != 1):
-        raise t.builder.error(f"{op.kind} must have weights of four dimensions")
-    x = t.first(op.kind, op.inputs[0])
-    channels = t.builder.shape(op.kind, x)[1]
-    _, height, width, inner = weight.shape
-    groups = channels // inner if not depthwise and inner and channels % inner == 0 else 1
-    dilation = options.DilationHFactor(), options.DilationWFactor()
-    function = partial(
-        _convolve,
-        pads=_pads(t, op, options, (height, width), dilation),
-        stride=_strides(t, op, options),
-        dilation=dilation,
-        groups=channels if depthwise else groups,
-    )
-    order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
-    laid = f"t{op.inputs[1]}_{op.kind}"
-    if not t.builder.is_known(laid):
-        t.builder.add(
-            "weights", partial(torch.permute, dims=order), [t.plain("", op.inputs[1])], [laid]
-        )
-    inputs = [x, laid, *_bias(t, op)]
-    _make(t, op, function, inputs, True, options.FusedActivationFunction())
-
-
-def _bias(t: Translator, op: Operator) -> list[str]:
-    """The third input, if there is one."""
-    if len(op.inputs) < 3 or op.inputs[2] < 0:
-        return []
-    return [t.plain(op.kind, op.inputs[2])]
 
 
 def _fully_connected(t: Translator, op: Operator) -> None:
@@ -143,8 +32,8 @@ def _fully_connected(t: Translator, op: Operator) -> None:
         flat = f"{x}_flat_{op.outputs[0]}"
         t.builder.add("flatten", partial(torch.reshape, shape=(-1, *inner)), [x], [flat])
         x = flat
-    inputs = [x, weight, *_bias(t, op)]
-    _make(t, op, functional.linear, inputs, False, options.FusedActivationFunction())
+    inputs = [x, weight, *bias(t, op)]
+    make(t, op, functional.linear, inputs, False, options.FusedActivationFunction())
 
 
 def _binary(
@@ -158,7 +47,7 @@ def _binary(
         inputs = [_broadcast_first(t, op, i) for i in (a, b)]
     else:
         inputs = [t.plain(op.kind, i) for i in (a, b)]
-    _make(t, op, function, inputs, any(first), activation)
+    make(t, op, function, inputs, any(first), activation)
 
 
 def _broadcast_first(t: Translator, op: Operator, index: int) -> str:
@@ -181,48 +70,6 @@ def _broadcast_first(t: Translator, op: Operator, index: int) -> str:
 
 def _reshape_permute(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return x.reshape(shape).permute(0, 3, 1, 2)
-
-
-def _pool(t: Translator, op: Operator, average: bool) -> None:
-    op.check_counts((1, 1))
-    options = op.options("Pool2DOptions")
-    kernel = options.FilterHeight(), options.FilterWidth()
-    if min(kernel) < 1:
-        raise t.builder.error(f"{op.kind} must have a window of at least 1, not {kernel}")
-    pads = _pads(t, op, options, kernel)
-    function = partial(
-        _average_pool if average else _max_pool,
-        kernel=kernel,
-        stride=_strides(t, op, options),
-        pads=pads,
-    )
-    inputs = [t.first(op.kind, op.inputs[0])]
-    _make(t, op, function, inputs, True, options.FusedActivationFunction())
-
-
-def _average_pool(
-    x: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: Pads
-) -> torch.Tensor:
-    """The mean over what of each window lies inside."""
-    top, bottom, left, right = pads
-    if top == bottom and left == right and 2 * top <= kernel[0] and 2 * left <= kernel[1]:
-        return functional.avg_pool2d(x, kernel, stride, (top, left), count_include_pad=False)
-    sides = (left, right, top, bottom)
-    sums = functional.avg_pool2d(functional.pad(x, sides), kernel, stride)
-    inside = functional.avg_pool2d(
-        functional.pad(torch.ones_like(x[:1, :1]), sides), kernel, stride
-    )
-    return sums / inside
-
-
-def _max_pool(
-    x: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: Pads
-) -> torch.Tensor:
-    top, bottom, left, right = pads
-    if top != bottom or left != right:
-        x = functional.pad(x, (left, right, top, bottom), value=float("-inf"))
-        top = left = 0
-    return functional.max_pool2d(x, kernel, stride, (top, left))
 
 
 def _reshape(t: Translator, op: Operator) -> None:
@@ -291,7 +138,7 @@ def _concatenation(t: Translator, op: Operator) -> None:
     read = t.first if first else t.plain
     function = partial(_join, dim=_DIMENSIONS[axis] if first else axis)
     names = [read(op.kind, i) for i in op.inputs]
-    _make(t, op, function, names, first, options.FusedActivationFunction())
+    make(t, op, function, names, first, options.FusedActivationFunction())
 
 
 def _join(*values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -350,16 +197,16 @@ def _clone(x: torch.Tensor) -> torch.Tensor:
 
 OPERATORS: Final[Mapping[str, Handler]] = {
     "ADD": partial(_binary, options="AddOptions", function=torch.add),
-    "AVERAGE_POOL_2D": partial(_pool, average=True),
+    "AVERAGE_POOL_2D": partial(pool, average=True),
     "CONCATENATION": _concatenation,
-    "CONV_2D": partial(_convolution, depthwise=False),
-    "DEPTHWISE_CONV_2D": partial(_convolution, depthwise=True),
+    "CONV_2D": partial(convolution, depthwise=False),
+    "DEPTHWISE_CONV_2D": partial(convolution, depthwise=True),
     "DEQUANTIZE": partial(_unary, function=_clone),
     "FULLY_CONNECTED": _fully_connected,
     "HARD_SWISH": partial(_unary, function=functional.hardswish),
     "LEAKY_RELU": _leaky_relu,
     "LOGISTIC": partial(_unary, function=torch.sigmoid),
-    "MAX_POOL_2D": partial(_pool, average=False),
+    "MAX_POOL_2D": partial(pool, average=False),
     "MEAN": _mean,
     "MUL": partial(_binary, options="MulOptions", function=torch.mul),
     "PAD": _pad,

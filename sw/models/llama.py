@@ -11,6 +11,7 @@ Files that keep pairs side by side (llama2.c, GGUF) are reordered as they are re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -189,6 +190,28 @@ class Llama(nn.Module):
         cos, sin = _tables(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+
+    @classmethod
+    def from_state(
+        cls, config: LlamaConfig, state: Mapping[str, torch.Tensor], tied: bool = True
+    ) -> Llama:
+        """A network of these weights, in evaluation mode; they are not copied.
+
+        Parameters
+        ----------
+        config : LlamaConfig
+        state : mapping of str to torch.Tensor
+            By the names of ``state_dict``, without ``head.weight`` if ``tied``.
+        tied : bool
+        """
+        with torch.device("meta"):
+            model = cls(config, tied)
+        state = {**state, "head.weight": state["embedding.weight"]} if tied else dict(state)
+        model.load_state_dict(state, assign=True)
+        if tied:
+            model.head.weight = model.embedding.weight
+        model.cos, model.sin = _tables(config)
+        return model.eval()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits ``[1, T, vocabulary]`` of tokens ``[1, T]`` int64, T at most the context."""

@@ -207,11 +207,10 @@ def _tensors(data: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch
 
 
 def _assemble(config: LlamaConfig, tensors: dict[str, torch.Tensor], tied: bool) -> Llama:
-    model = Llama(config, tied)
-    state = {f"{name}.weight": tensors[name] for name in ("embedding", "norm")}
-    state["head.weight"] = tensors["embedding" if tied else "head"]
+    plain = ("embedding", "norm", "head")
+    state = {f"{name}.weight": tensors[name] for name in plain if name in tensors}
     for name, stacked in tensors.items():
-        if name in ("embedding", "norm", "head", "frequencies"):
+        if name in (*plain, "frequencies"):
             continue
         for layer in range(config.layers):
             weight = stacked[layer]
@@ -219,8 +218,7 @@ def _assemble(config: LlamaConfig, tensors: dict[str, torch.Tensor], tied: bool)
                 heads = config.heads if name == "attention.q" else config.kv_heads
                 weight = deinterleave(weight, heads)
             state[f"blocks.{layer}.{name}.weight"] = weight
-    model.load_state_dict(state)
-    return model.eval()
+    return Llama.from_state(config, state, tied)
 
 
 def _read(path: Path) -> bytes:
