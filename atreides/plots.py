@@ -28,6 +28,7 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
     "depthwise convolution": (ORANGE, "D"),
     "grouped convolution": (SKY, "D"),
     "addition": (GREY, "P"),
+    "average pooling": (INK, "v"),
 }
 #: Layers that are named in a picture; more would be unreadable.
 NAMED: Final = 24
@@ -61,9 +62,9 @@ class Dot:
     ----------
     name, kind : str
     intensity : float
-        Operations per byte; layers of which it is 0 are left out.
+        Multiply-accumulates per byte; layers of which it is 0 are left out.
     rate : float
-        Operations per second.
+        Multiply-accumulates per second.
     weight : float
         The most important are named: cycles.
     """
@@ -171,7 +172,10 @@ def roofline(
         high = max([dot.intensity for dot in shown] + knees, default=1.0) * 4
         lowest = min([dot.rate for dot in shown], default=peak / 100)
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(lowest / 3, peak * 2))
-        axes.set(xlabel="multiply-accumulates per byte", ylabel="multiply-accumulates per second")
+        axes.set(
+            xlabel="multiply-accumulates per byte of operands and result",
+            ylabel="multiply-accumulates per second",
+        )
         axes.set_title(title)
         _roofs(axes, peak, bandwidths, low, high)
         for dot in shown:

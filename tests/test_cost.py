@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sw.compiler.cost import Bound, Kind, LayerCost, Link, Loss, cost, total
+from sw.compiler.cost import cost, kind_of
 from sw.compiler.graph import Graph
+from sw.compiler.layer_cost import Bound, Kind, LayerCost, Link, Loss, total
 from sw.compiler.layers import (
     Add,
     ArrayTensor,
@@ -23,7 +24,7 @@ from sw.compiler.layers import (
     Weights,
     WordsOutput,
 )
-from sw.compiler.program_cost import ProgramCost
+from sw.compiler.program_cost import ProgramCost, SectionCost
 from sw.compiler.schedule import (
     Collect,
     ReadWords,
@@ -236,7 +237,8 @@ def test_bounds_follow_from_sizes_and_the_link(layers: dict[str, LayerCost]) -> 
 
 def made(kind: Kind, bound: int, **figures: int) -> LayerCost:
     program = ProgramCost(cycles=1000, timed_cycles=1000, possible_macs=64000, **figures)
-    return LayerCost("one", kind, 32000, 64, program, Traffic(), {Bound.COMPUTE: bound})
+    section = SectionCost(program)
+    return LayerCost("one", kind, 32000, 64, 1, section, Traffic(), {Bound.COMPUTE: bound})
 
 
 def test_reasons_name_the_largest_causes_and_their_shares(layers: dict[str, LayerCost]) -> None:
@@ -278,9 +280,13 @@ def test_total_adds_layers(layers: dict[str, LayerCost]) -> None:
 
 def test_depthwise_convolutions_are_called_so() -> None:
     plan = network()
-    depthwise = convolution("dw", "y", np.ones((8, 3, 3, 1, 1), np.uint8), WordsOutput("z"))
+    kernel = np.arange(72, dtype=np.uint8).reshape(8, 3, 3, 1, 1)
+    depthwise = convolution("dw", "y", kernel, WordsOutput("z"))
     other = Plan(plan.graph, CONFIG, plan.tensors, {"dw": depthwise}, ())  # type: ignore[dict-item]
     (found,) = cost(other, Schedule(CONFIG, (), (), {}, {}))
     assert found.kind == Kind.DEPTHWISE
     assert found.macs == 4 * 4 * 8 * 9
+    assert found.words == 288 + 72 + 4 * 4 * 8
+    average = convolution("dw", "y", np.full_like(kernel, 7), WordsOutput("z"))
+    assert kind_of(average) == Kind.AVERAGE  # type: ignore[arg-type]
     assert found.cycles == 0

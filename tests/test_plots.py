@@ -68,7 +68,10 @@ def texts(monkeypatch: pytest.MonkeyPatch, make: object) -> list[Text]:
 def test_axes_are_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     told = {text.get_text() for text in texts(monkeypatch, PICTURES[name])}
     wanted = {
-        "roofline": {"multiply-accumulates per byte", "multiply-accumulates per second"},
+        "roofline": {
+            "multiply-accumulates per byte of operands and result",
+            "multiply-accumulates per second",
+        },
         "bars": {"cycles; filled: at the array's peak rate", " 90%"},
         "pareto": {"slots", "cycles per inference", "4 x 4", "8 x 8"},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,10 +14,10 @@ from sim.machine_stimulus import Stimulus
 from sw.checks import first_fault
 from sw.compiler.program_cost import ProgramCost, ProgramTimer, ZeroFlags
 from sw.config import MachineConfig
-from sw.isa import Flag, Opcode, decode_at
+from sw.isa import Flag, Instruction, Opcode, decode_at, encode
 from sw.machine import Machine
 from sw.machine_state import TileMemory
-from sw.registers import Counter
+from sw.registers import Counter, Register
 
 CONFIGS = [
     MachineConfig(bits=8, rows=8, columns=8, slots=64),
@@ -70,7 +71,8 @@ def test_every_instruction_costs_what_the_machine_model_counts(config: MachineCo
         timer = ProgramTimer(config)
         timer.flags.host_write(0, job.memory, len(job.memory))
         found = list(timer.run(job.words, [end for end, _ in want]))
-        for (end, counters), cost in zip(want, found, strict=True):
+        for (end, counters), section in zip(want, found, strict=True):
+            cost = section.total
             if cost.guesses:
                 continue
             got = {c: getattr(cost, c.name.lower()) for c in KNOWN}
@@ -86,7 +88,8 @@ def test_every_cycle_of_every_cell_is_accounted_for(seed: int) -> None:
     config = CONFIGS[seed % len(CONFIGS)]
     job = products(config, 1000 + seed)
     timer = ProgramTimer(config)
-    (cost,) = timer.run(job.words, [len(job.words)])
+    (section,) = timer.run(job.words, [len(job.words)])
+    cost = section.total
     stalls = cost.stall_a + cost.stall_b + cost.stall_drain + cost.stall_results
     assert cost.timed_cycles == cost.slices + stalls + cost.drain
     cells = config.rows * config.columns
@@ -101,7 +104,7 @@ def test_a_product_that_skips_what_another_wrote_is_called_a_guess() -> None:
     for seed in range(8):
         job = products(config, seed)
         timer = ProgramTimer(config)
-        guesses += sum(cost.guesses for cost in timer.run(job.words, [len(job.words)]))
+        guesses += sum(cost.total.guesses for cost in timer.run(job.words, [len(job.words)]))
     assert guesses > 0
 
 
@@ -141,6 +144,20 @@ def test_costs_add_field_by_field() -> None:
     assert ProgramCost(cycles=2, drain=3) + ProgramCost(cycles=5, fill=1) == ProgramCost(
         cycles=7, drain=3, fill=1
     )
+
+
+def test_products_that_only_write_zeros_are_listed_apart() -> None:
+    def product(b: int) -> list[int]:
+        registers = {Register.NT: 3, Register.A_BASE: 64, Register.B_BASE: b, Register.O_BASE: 256}
+        sets = (encode(Instruction(Opcode.SET, pair)) for pair in registers.items())
+        return [*itertools.chain(*sets), *encode(Instruction(Opcode.GEMM, (0, 0, 0)))]
+
+    timer = ProgramTimer(CONFIGS[0])
+    words = [*product(64), *product(128)]
+    (section,) = timer.run(words, [len(words)])
+    assert section.total.cycles == 2 * section.clearing.cycles
+    assert section.work == section.clearing
+    assert section.total.instructions == 10
 
 
 def test_programs_that_fault_or_move_tiles_are_refused() -> None:

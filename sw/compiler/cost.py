@@ -1,18 +1,13 @@
-"""What a network costs on a machine, without running it: cycles per layer, why, and the bound.
-
-Every cycle of a layer is accounted for: its places for products (one per cell and cycle) are the
-products that the operation needs, or lost to one of the causes of :class:`Loss`.
-"""
+"""What a network costs on a machine, layer by layer, without running it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from math import prod
 
+from sw.compiler.layer_cost import Bound, Kind, LayerCost, Link, total
 from sw.compiler.layers import Add, Convolution, Layer, Plan
-from sw.compiler.program_cost import ProgramCost, ProgramTimer
+from sw.compiler.program_cost import ProgramTimer, SectionCost
 from sw.compiler.schedule import Command, Run, Schedule, WriteWords
 from sw.compiler.traffic import (
     Traffic,
@@ -25,184 +20,7 @@ from sw.compiler.traffic import (
 )
 from sw.config import MachineConfig
 
-#: Within this share of its bound a layer needs no explanation.
-_NEAR = 0.02
-
-
-class Kind(StrEnum):
-    """What a layer computes."""
-
-    LINEAR = "linear"
-    CONVOLUTION = "convolution"
-    GROUPED = "grouped convolution"
-    DEPTHWISE = "depthwise convolution"
-    MATMUL = "matmul"
-    ADD = "addition"
-
-
-class Loss(StrEnum):
-    """Why a place for a product stays empty, or a cycle passes without a slice."""
-
-    REDUNDANT = "products with zeros that the layout needs"
-    IDLE_ROWS = "ragged tiles of rows"
-    IDLE_COLUMNS = "ragged tiles of columns"
-    FILL = "first fill of each GEMM"
-    WAITING = "operands that come late: runs shorter than lanes"
-    SHORT_SUMS = "sums shorter than the array has rows"
-    RESULTS = "no room on the result stream"
-    DRAIN = "last drain of each GEMM"
-    CONTROL = "instructions"
-    HOST = "transfers over the host link"
-
-
-class Bound(StrEnum):
-    """What no schedule can be faster than."""
-
-    COMPUTE = "compute"
-    A = "operand A"
-    B = "operand B"
-    OUTPUT = "results"
-    HOST = "host link"
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """How fast the machine runs and the host talks to it.
-
-    Parameters
-    ----------
-    clock_hz : float
-    bytes_per_s : float or None
-        Both ways together; None: transfers take no time.
-    """
-
-    clock_hz: float = 50e6
-    bytes_per_s: float | None = None
-
-    def cycles(self, traffic: Traffic) -> int:
-        """Cycles that traffic takes, rounded up."""
-        if self.bytes_per_s is None:
-            return 0
-        return -int(-traffic.bytes * self.clock_hz // self.bytes_per_s)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCost:
-    """A layer on one machine.
-
-    Parameters
-    ----------
-    name : str
-    kind : Kind
-    macs : int
-        Multiplications that the operation needs.
-    cells : int
-        Of the array.
-    program : ProgramCost
-        Its sections: counters of the machine, and more.
-    traffic : Traffic
-        Over the host link, per inference.
-    bounds : dict of Bound to int
-        Cycles.
-    host_cycles : int
-        That the traffic takes; nothing else happens meanwhile.
-    """
-
-    name: str
-    kind: Kind
-    macs: int
-    cells: int
-    program: ProgramCost
-    traffic: Traffic
-    bounds: dict[Bound, int]
-    host_cycles: int = 0
-
-    @property
-    def cycles(self) -> int:
-        """Counter CYCLES of its sections."""
-        return self.program.cycles
-
-    @property
-    def time(self) -> int:
-        """Cycles with transfers."""
-        return self.cycles + self.host_cycles
-
-    @property
-    def utilisation(self) -> float:
-        """Needed multiplications in the places for products in CYCLES."""
-        return self.macs / max(1, self.cells * self.cycles)
-
-    @property
-    def issued(self) -> float:
-        """Share of these places that the counter MACS fills."""
-        return self.program.macs / max(1, self.cells * self.cycles)
-
-    @property
-    def needed(self) -> float:
-        """Needed multiplications but for those that were skipped."""
-        return self.macs * self.program.macs / max(1, self.program.possible_macs)
-
-    @property
-    def bound(self) -> Bound:
-        """What bounds the layer."""
-        return max(self.bounds, key=self.bounds.__getitem__)
-
-    @property
-    def bound_cycles(self) -> int:
-        """The least time of any schedule."""
-        return self.bounds[self.bound]
-
-    @property
-    def distance(self) -> float:
-        """How far the time is above the bound, as a share of the bound."""
-        return self.time / max(1, self.bound_cycles) - 1
-
-    def losses(self) -> dict[Loss, float]:
-        """Cycles lost to each cause; with ``needed / cells`` they add to the time."""
-        program = self.program
-        return {
-            Loss.REDUNDANT: (program.macs - self.needed) / self.cells,
-            Loss.IDLE_ROWS: program.idle_rows / self.cells,
-            Loss.IDLE_COLUMNS: program.idle_columns / self.cells,
-            Loss.FILL: program.fill,
-            Loss.WAITING: program.stall_a + program.stall_b - program.fill,
-            Loss.SHORT_SUMS: program.stall_drain,
-            Loss.RESULTS: program.stall_results,
-            Loss.DRAIN: program.drain,
-            Loss.CONTROL: self.cycles - program.timed_cycles,
-            Loss.HOST: self.host_cycles,
-        }
-
-    def excess(self) -> dict[Loss, float]:
-        """The losses but for what the bound itself takes, largest first; they add to the rest."""
-        left = self.losses()
-        inherent = self.bound_cycles - self.needed / self.cells
-        first = (Loss.HOST,) if self.bound == Bound.HOST else ()
-        for loss in (*first, Loss.IDLE_ROWS, Loss.IDLE_COLUMNS, Loss.REDUNDANT, *Loss):
-            taken = min(left[loss], max(0.0, inherent))
-            left[loss] -= taken
-            inherent -= taken
-        return dict(sorted(left.items(), key=lambda item: -item[1]))
-
-    def reason(self) -> str:
-        """Why it is not at its bound, in words: the largest causes and their shares of the time."""
-        if self.distance <= _NEAR:
-            return "at its bound"
-        found = [(loss, share / self.time) for loss, share in self.excess().items()]
-        named = [f"{self._phrase(loss)} {share:.0%}" for loss, share in found[:3] if share >= _NEAR]
-        return ", ".join(named) or "many small causes"
-
-    def _phrase(self, loss: Loss) -> str:
-        if loss == Loss.REDUNDANT:
-            return _REDUNDANT.get(self.kind, loss.value)
-        return loss.value
-
-
-_REDUNDANT = {
-    Kind.DEPTHWISE: "depthwise: products of a channel with the others' zeros",
-    Kind.GROUPED: "groups: products with the other groups' zeros",
-    Kind.ADD: "addition: products with the identity",
-}
+__all__ = ["Bound", "Kind", "LayerCost", "Link", "cost", "kind_of", "layer_macs", "total"]
 
 
 def cost(plan: Plan, schedule: Schedule, link: Link | None = None) -> list[LayerCost]:
@@ -222,7 +40,7 @@ def cost(plan: Plan, schedule: Schedule, link: Link | None = None) -> list[Layer
         If a program faults: the schedule is not of this plan.
     """
     link = link or Link()
-    programs = dict.fromkeys(plan.layers, ProgramCost())
+    programs = dict.fromkeys(plan.layers, SectionCost())
     traffic = dict.fromkeys(plan.layers, Traffic())
     timer = ProgramTimer(schedule.config)
     for command in schedule.setup:
@@ -239,23 +57,6 @@ def cost(plan: Plan, schedule: Schedule, link: Link | None = None) -> list[Layer
     ]
 
 
-def total(layers: Sequence[LayerCost], name: str = "total") -> LayerCost:
-    """Layers as one: what they take together, bounds added layer by layer."""
-    bounds = dict.fromkeys(Bound, 0)
-    for layer in layers:
-        bounds[layer.bound] += layer.bound_cycles
-    return LayerCost(
-        name,
-        layers[0].kind if layers else Kind.LINEAR,
-        sum(layer.macs for layer in layers),
-        layers[0].cells if layers else 1,
-        sum((layer.program for layer in layers), ProgramCost()),
-        sum((layer.traffic for layer in layers), Traffic()),
-        bounds,
-        sum(layer.host_cycles for layer in layers),
-    )
-
-
 def kind_of(layer: Layer) -> Kind:
     """What a layer computes."""
     if isinstance(layer, Add):
@@ -263,6 +64,9 @@ def kind_of(layer: Layer) -> Kind:
     if not isinstance(layer, Convolution):
         return Kind.MATMUL
     groups, height, width, inputs, _ = layer.weights.words.shape
+    first = layer.weights.words.reshape(-1)[:1]
+    if groups > 1 and inputs == 1 and bool((layer.weights.words == first).all()):
+        return Kind.AVERAGE
     if groups > 1:
         return Kind.DEPTHWISE if inputs == 1 else Kind.GROUPED
     return Kind.LINEAR if height == width == 1 else Kind.CONVOLUTION
@@ -297,7 +101,7 @@ def layer_macs(layer: Layer, plan: Plan) -> int:
 def _run(
     timer: ProgramTimer,
     run: Run,
-    programs: dict[str, ProgramCost],
+    programs: dict[str, SectionCost],
     traffic: dict[str, Traffic],
 ) -> None:
     ends = [section.end for section in run.sections]
@@ -306,7 +110,8 @@ def _run(
         run.sections, starts, [*ends[:-1], len(run.words)], timer.run(run.words, ends), strict=True
     ):
         programs[section.layer] += found
-        sent = found.sent_rows, found.sent_lanes, found.exact_lanes
+        total = found.total
+        sent = total.sent_rows, total.sent_lanes, total.exact_lanes
         traffic[section.layer] += program_traffic(end - start)
         traffic[section.layer] += stream_traffic(*sent, timer.config)
 
@@ -327,7 +132,7 @@ def _write(timer: ProgramTimer, command: Command, schedule: Schedule) -> None:
 
 
 def _layer(
-    layer: Layer, plan: Plan, program: ProgramCost, traffic: Traffic, link: Link
+    layer: Layer, plan: Plan, section: SectionCost, traffic: Traffic, link: Link
 ) -> LayerCost:
     config = plan.config
     cells = config.rows * config.columns
@@ -336,7 +141,8 @@ def _layer(
         kind_of(layer),
         layer_macs(layer, plan),
         cells,
-        program,
+        sum(operand_words(layer, plan).values()) + prod(output_shape(layer, plan)),
+        section,
         traffic,
         {},
         link.cycles(traffic),
@@ -347,7 +153,7 @@ def _layer(
 def _bounds(found: LayerCost, layer: Layer, plan: Plan, config: MachineConfig) -> dict[Bound, int]:
     """One slice enters per cycle, of ``rows`` words of A and ``columns`` of B; one row leaves."""
     words = operand_words(layer, plan)
-    kept = found.program.macs / max(1, found.program.possible_macs)
+    kept = found.section.work.macs / max(1, found.section.work.possible_macs)
     return {
         Bound.COMPUTE: int(-(-found.needed // found.cells)),
         Bound.A: -(-words["a"] // config.rows),

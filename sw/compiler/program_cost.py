@@ -90,8 +90,34 @@ class ProgramCost:
     def __add__(self, other: ProgramCost) -> ProgramCost:
         return ProgramCost(*(getattr(self, n) + getattr(other, n) for n in _NAMES))
 
+    def __sub__(self, other: ProgramCost) -> ProgramCost:
+        return ProgramCost(*(getattr(self, n) - getattr(other, n) for n in _NAMES))
+
 
 _NAMES: Final = tuple(f.name for f in fields(ProgramCost))
+
+
+@dataclass(frozen=True, slots=True)
+class SectionCost:
+    """What a section of a program takes; costs add.
+
+    Parameters
+    ----------
+    total : ProgramCost
+    clearing : ProgramCost
+        Of it, what only writes zeros: products of one operand, which is zero, with itself.
+    """
+
+    total: ProgramCost = ProgramCost()
+    clearing: ProgramCost = ProgramCost()
+
+    def __add__(self, other: SectionCost) -> SectionCost:
+        return SectionCost(self.total + other.total, self.clearing + other.clearing)
+
+    @property
+    def work(self) -> ProgramCost:
+        """What does not write zeros."""
+        return self.total - self.clearing
 
 
 class ZeroFlags(TileMemory):
@@ -162,7 +188,7 @@ class ProgramTimer:
         self.flags = ZeroFlags(self.config)
         self._clock = InstructionCycles(self.config)
 
-    def run(self, words: Sequence[int], ends: Sequence[int]) -> Iterator[ProgramCost]:
+    def run(self, words: Sequence[int], ends: Sequence[int]) -> Iterator[SectionCost]:
         """The costs of a program's sections.
 
         Parameters
@@ -178,9 +204,9 @@ class ProgramTimer:
             If the program faults, or has an instruction that moves or multiplies a single tile.
         """
         state = initial_state(self.config)
-        counter, cost = 0, ProgramCost()
+        counter = 0
         for end in [*ends[:-1], len(words)]:
-            cost = ProgramCost()
+            cost, waiting = SectionCost(), ProgramCost()  # SETs wait for what they are for
             while counter < end:
                 instruction, length = decode_at(words, counter, self.config)
                 after = state.after(instruction, self.config)
@@ -188,11 +214,15 @@ class ProgramTimer:
                     raise ValueError(f"program must run without a fault, not {after!r}")
                 if instruction.opcode not in _KNOWN:
                     raise ValueError(f"program must have no {instruction.opcode.name}")
-                cost += self._instruction(instruction, state.registers)
+                waiting += self._instruction(instruction, state.registers)
+                if instruction.opcode in (Opcode.GEMM, Opcode.ADD):
+                    clears = _clears(Gemm(instruction, state.registers, self.config))
+                    cost += SectionCost(waiting, waiting if clears else ProgramCost())
+                    waiting = ProgramCost()
                 state, counter = after, counter + length
                 if instruction.opcode == Opcode.HALT:
                     counter = len(words)
-            yield cost
+            yield cost + SectionCost(waiting)
 
     def _instruction(self, instruction: Instruction, registers: Any) -> ProgramCost:
         if instruction.opcode not in (Opcode.GEMM, Opcode.ADD):
@@ -221,6 +251,11 @@ class ProgramTimer:
         found = gemm_cycles(load)
         before = t.FETCH + t.DECODE + self._clock.of_check(load.walk.gemm) + t.START
         return _operands(load) + _time(load, found, before)
+
+
+def _clears(gemm: Gemm) -> bool:
+    """Whether A and B are the same words, one term of them."""
+    return gemm.inner == 1 and (gemm.extent_b() or (-1,))[0] == gemm.extent_a()[0]
 
 
 def _time(load: Load, found: GemmCycles, before: int) -> ProgramCost:
