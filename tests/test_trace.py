@@ -76,6 +76,18 @@ def test_layout_operations_have_two_forms() -> None:
     assert not any(t.endswith("_") for t in found)
 
 
+def test_values_of_one_number_are_fills_of_a_shape_and_a_dtype() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = x.new_ones(2, dtype=torch.int64) + torch.zeros_like(x, dtype=torch.bool)[0, :2]
+        return torch.full_like(x, 2.5) * x.new_full((4,), 3) + torch.ones(4) + y.sum()
+
+    graph = trace(Formula(forward), (X,))
+    assert {t for t in targets(graph) if t.startswith(("full", "ones", "new", "zeros"))} == {
+        "full.default"
+    }
+    assert torch.equal(reference(graph, [X])[0], torch.full((2, 4), 7.5 + 1 + 2))
+
+
 def test_every_value_has_a_shape_and_a_dtype_and_comes_before_it_is_read() -> None:
     for name in NETWORKS:
         graph = traced(name)

@@ -12,7 +12,7 @@ relu6, clamp to two numbers                     ``aten.hardtanh.default`` (value
 clamp from below at 0                           ``aten.relu.default``
 softmax, special_softmax                        ``aten.softmax.int`` (value, dimension, dtype)
 pad with a constant                             ``aten.constant_pad_nd.default``
-empty, new_empty, ...                           ``aten.full.default`` of 0
+zeros, ones_like, new_full, empty (0), ...      ``aten.full.default``
 ==============================================  ==================================================
 
 Every positional argument is there, defaults too; keyword arguments only where they are not the
@@ -38,6 +38,11 @@ _RESHAPES = (
 _PERMUTATIONS = (
     *("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "numpy_T", "mT", "mH"),
     "adjoint",
+)
+_FILLED = (
+    *("empty", "empty_like", "new_empty", "empty_strided", "empty_permuted", "new_empty_strided"),
+    *("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"),
+    *("full", "full_like", "new_full"),
 )
 _COPIES = {"clone", "contiguous", "alias", "detach", "lift_fresh", "lift_fresh_copy"}
 
@@ -82,7 +87,7 @@ def canonical(call: Call) -> tuple[str, tuple[Argument, ...], Mapping[str, Argum
     rule = _RULES.get(call.name)
     found = rule(call) if rule and call.result is not None else None
     if found is not None and call.result is not None:
-        dtype: dict[str, Argument] = {"dtype": call.result.dtype} if rule is _zeros else {}
+        dtype: dict[str, Argument] = {"dtype": call.result.dtype} if rule is _full else {}
         return found[0], found[1], dtype
     if call.result is not None and not any(o is not None for o in call.operands):
         schema = getattr(getattr(torch.ops.aten, call.name), call.overload)._schema
@@ -195,9 +200,15 @@ def _slice(call: Call) -> _Found:
     return "aten.slice.Tensor", (value, dim, start, max(start, end), step)
 
 
-def _zeros(call: Call) -> _Found:
+def _full(call: Call) -> _Found:
+    """A value whose elements are all alike; 0 where they may be anything."""
     assert call.result is not None
-    return "aten.full.default", (_shape(call), False if call.result.dtype == torch.bool else 0)
+    value: Argument = 1 if "ones" in call.name else 0
+    if "full" in call.name:
+        value = call.args[-1]
+    if not isinstance(value, bool | int | float):
+        return None
+    return "aten.full.default", (_shape(call), value)
 
 
 def _pad(call: Call) -> _Found:
@@ -220,9 +231,7 @@ _RULES: dict[str, Callable[[Call], _Found]] = {
     **dict.fromkeys(("relu6", "clamp", "clip", "clamp_min"), _clamp),
     **dict.fromkeys(("softmax", "_softmax", "special_softmax"), _softmax),
     **dict.fromkeys(("cat", "select", "mean", "log_softmax"), _dimension),
-    **dict.fromkeys(
-        ("empty", "empty_like", "new_empty", "empty_strided", "empty_permuted"), _zeros
-    ),
+    **dict.fromkeys(_FILLED, _full),
     "slice": _slice,
     "pad": _pad,
 }

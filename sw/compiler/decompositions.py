@@ -18,7 +18,7 @@ _TORCH_OWN = (
     *("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input"),
     *("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
     *("lstm_cell.default", "gru_cell.default", "rnn_tanh_cell.default", "rnn_relu_cell.default"),
-    *("einsum.default", "tensordot.default", "bilinear.default", "inner.default"),
+    *("einsum.default", "tensordot.default", "inner.default"),
     *("chain_matmul.default", "linalg_multi_dot.default", "linalg_vecdot.default"),
     *("broadcast_tensors.default", "meshgrid.default", "meshgrid.indexing"),
     *("hstack.default", "vstack.default", "dstack.default", "column_stack.default"),
