@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sw.compiler.layers import Add, Download, LayerStep, Matmul, Plan, Upload
 from sw.compiler.layout import Border, Layout
-from sw.compiler.memory import Item, Packing, choose, overlaps, pack
+from sw.compiler.memory import Item, Outside, Packing, choose, largest_gap, overlaps, pack
 from sw.compiler.operands import Described
+from sw.compiler.tiling import Staged, Tiler
 from sw.config import MachineConfig
 
 #: The item of a slice of zeros, which borders are cleared from.
 ZEROS = "zeros"
+#: Prefix of the items of boxes.
+SCRATCH = "boxes of "
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,10 @@ class Arrangement:
         First parameter entry of each layer that has any.
     fixed : frozenset of str
         Layers whose parameters stay.
+    staged : mapping of str to Staged
+        For every layer which operands are staged.
+    scratch : mapping of str to tuple of int
+        Address and words of the room for the boxes of layers that stage any.
     """
 
     layouts: Mapping[str, Layout]
@@ -41,7 +48,8 @@ class Arrangement:
     cleared: frozenset[str]
     entries: Mapping[str, int]
     fixed: frozenset[str]
-    scratch: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    staged: Mapping[str, Staged]
+    scratch: Mapping[str, tuple[int, int]]
 
 
 def lifetimes(plan: Plan, described: Mapping[str, Described]) -> dict[str, tuple[int, int]]:
@@ -93,44 +101,180 @@ def slack(plan: Plan, described: Mapping[str, Described]) -> dict[str, int]:
 def arrange(plan: Plan, described: Mapping[str, Described]) -> Arrangement:
     """Find a place for everything, most of it for good if there is room.
 
+    What does not fit goes back to the host, the largest first: weights, which are then loaded piece
+    by piece, and tensors, which the host then keeps.
+
     Raises
     ------
     ValueError
-        If there is none.
+        If not even the smallest pieces of a layer fit.
     """
-    config, laid = plan.config, layouts(plan)
-    lives, behind = lifetimes(plan, described), slack(plan, described)
-    end = max(len(plan.steps) - 1, 0)
-    weights = [
-        Item(f"weights.{d.name}", d.weight_words, d.step, d.step, config.columns)
-        for d in described.values()
-        if d.weights is not None
-    ]
-    for kept in (True, False):
-        tensors = [
-            Item(name, laid[name].words + behind[name], *life)
-            if not any(laid[name].border) or not kept
-            else Item(name, laid[name].words + behind[name], 0, end)
-            for name, life in lives.items()
+    attempt = _Attempt(plan, described)
+    while True:
+        found = attempt.arrange()
+        if isinstance(found, Arrangement):
+            return found
+        attempt.give_up(found)
+
+
+class _Attempt:
+    """An arrangement in the making, with what has been given back to the host so far."""
+
+    def __init__(self, plan: Plan, described: Mapping[str, Described]) -> None:
+        self.plan, self.described, self.config = plan, described, plan.config
+        self.layouts = layouts(plan)
+        self.lives = lifetimes(plan, described)
+        self.behind = slack(plan, described)
+        self.end = max(len(plan.steps) - 1, 0)
+        self.kept: set[str] = set()
+        self.streamed: set[str] = set()
+        self.smallest: dict[tuple[str, Staged], int] = {}
+
+    def arrange(self) -> Arrangement | Item:
+        """The arrangement, or the item that has no room."""
+        weights = [
+            Item(f"weights.{d.name}", d.weight_words, d.step, d.step, self.config.columns)
+            for d in self.described.values()
+            if d.weights is not None and d.name not in self.streamed
         ]
-        items = tensors + ([] if kept else [Item(ZEROS, config.columns, 0, end)])
-        packing, resident = _with_weights(items, weights, config, end)
-        if packing.failed is None:
-            break
-    else:
-        raise ValueError(_no_room(packing, described, config))
-    final = [*items, *(_resident(w, end) if w.name in resident else w for w in weights)]
-    cleared = {i.name for i in items if i.name in laid and any(laid[i.name].border)}
-    cleared = {i.name for i in items if i.name in cleared and overlaps(i, final, packing.offsets)}
-    entries, fixed = _entries(described, config)
-    return Arrangement(
-        laid,
-        packing.offsets,
-        frozenset(name.removeprefix("weights.") for name in resident),
-        frozenset(cleared),
-        entries,
-        fixed,
-    )
+        scratch = self._scratch()
+        whole = not self.kept and not self.streamed
+        packing, resident = Packing({}, 0), set[str]()
+        for apart in (True, False) if whole else (False,):
+            items = self._tensors(apart) + scratch
+            packing, resident = _with_weights(
+                items,
+                weights,
+                self.config,
+                self.end,
+                self._outside(),
+                whole_only=apart,
+                spare=bool(scratch),
+            )
+            if packing.failed is None:
+                break
+        if packing.failed is not None:
+            return packing.failed
+        final = items + [_resident(w, self.end) if w.name in resident else w for w in weights]
+        return self._arranged(final, packing, resident)
+
+    def _tensors(self, apart: bool) -> list[Item]:
+        """Tensors in memory; ``apart`` keeps those with a border to themselves."""
+        found = []
+        for name, life in self.lives.items():
+            if name not in self.kept:
+                size = self.layouts[name].words + self.behind[name]
+                alone = apart and any(self.layouts[name].border)
+                found.append(Item(name, size, *((0, self.end) if alone else life)))
+        bordered = any(any(self.layouts[item.name].border) for item in found)
+        if bordered and not apart:
+            found.append(Item(ZEROS, self.config.columns, 0, self.end))
+        return found
+
+    def _outside(self) -> list[Outside]:
+        """Sums do not lie between what is added: one extent covers both."""
+        found = []
+        for d in self.described.values():
+            if isinstance(d.layer, Add) and d.layer.a not in self.kept:
+                sums = f"{SCRATCH}{d.name}" if d.writes in self.kept else d.writes
+                found.append((d.layer.a, d.layer.b, sums))
+        return found
+
+    def _room(
+        self, d: Described, items: Sequence[Item], offsets: Mapping[str, int]
+    ) -> tuple[int, int]:
+        """The address and size of the room for the boxes of a layer."""
+        lanes, taken = self.config.columns, []
+        for item in items:
+            if item.first <= d.step <= item.last and item.name != f"{SCRATCH}{d.name}":
+                taken.append((offsets[item.name], offsets[item.name] + item.size))
+        layer = d.layer
+        if isinstance(layer, Add) and layer.a not in self.kept:
+            both = [offsets[layer.a], offsets[layer.b]]
+            taken.append((min(both), max(both)))
+        at, size = largest_gap(taken, self.config.memory_words)
+        aligned = -(-at // lanes) * lanes
+        return aligned, size - (aligned - at)
+
+    def _scratch(self) -> list[Item]:
+        found = []
+        for d in self.described.values():
+            staged = self._staged(d)
+            if staged:
+                key = d.name, staged
+                if key not in self.smallest:
+                    self.smallest[key] = Tiler(d, staged, self.config).smallest().room
+                room = self.smallest[key]
+                found.append(Item(f"{SCRATCH}{d.name}", room, d.step, d.step, self.config.columns))
+        return found
+
+    def _staged(self, d: Described) -> Staged:
+        layer = d.layer
+        b = layer.b in self.kept if isinstance(layer, Matmul) else d.name in self.streamed
+        return Staged(layer.a in self.kept, b, d.writes in self.kept)
+
+    def _arranged(self, items: list[Item], packing: Packing, resident: set[str]) -> Arrangement:
+        offsets = packing.offsets
+        cleared = {
+            i.name
+            for i in items
+            if i.name in self.layouts
+            and any(self.layouts[i.name].border)
+            and overlaps(i, items, offsets)
+        }
+        staged = {d.name: self._staged(d) for d in self.described.values()}
+        scratch = {}
+        for d in self.described.values():
+            if staged[d.name]:
+                at, size = scratch[d.name] = self._room(d, items, offsets)
+                cleared |= {
+                    i.name
+                    for i in items
+                    if i.name in self.layouts
+                    and any(self.layouts[i.name].border)
+                    and offsets[i.name] < at + size
+                    and at < offsets[i.name] + i.size
+                }
+        entries, fixed = _entries(self.described, self.config)
+        return Arrangement(
+            self.layouts,
+            offsets,
+            frozenset(name.removeprefix("weights.") for name in resident),
+            frozenset(cleared),
+            entries,
+            fixed,
+            staged,
+            scratch,
+        )
+
+    def give_up(self, failed: Item) -> None:
+        """Give the largest of what lives beside an item, or the item, back to the host."""
+        beside: list[tuple[int, str]] = []
+        for name, (first, last) in self.lives.items():
+            if name not in self.kept and first <= failed.last and failed.first <= last:
+                beside.append((self.layouts[name].words, name))
+        for d in self.described.values():
+            lives = failed.first <= d.step <= failed.last
+            if lives and d.weights is not None and d.name not in self.streamed:
+                beside.append((d.weight_words, f"weights.{d.name}"))
+        if not beside:
+            name = failed.name.removeprefix(SCRATCH)
+            raise ValueError(
+                f"tile memory must hold {failed.size} words for the smallest piece of {name}, "
+                f"not {self.config.memory_words}"
+            )
+        _, name = max(beside)
+        if name.startswith("weights.") and name not in self.layouts:
+            self.streamed.add(name.removeprefix("weights."))
+            return
+        self.kept.add(name)
+        changed = True
+        while changed:  # both operands of an addition are staged, or none
+            changed = False
+            for layer in self.plan.layers.values():
+                if isinstance(layer, Add) and len({layer.a, layer.b} & self.kept) == 1:
+                    self.kept |= {layer.a, layer.b}
+                    changed = layer.a != layer.b
 
 
 def _resident(item: Item, end: int) -> Item:
@@ -138,28 +282,36 @@ def _resident(item: Item, end: int) -> Item:
 
 
 def _with_weights(
-    items: list[Item], weights: list[Item], config: MachineConfig, end: int
+    items: list[Item],
+    weights: list[Item],
+    config: MachineConfig,
+    end: int,
+    apart: Sequence[Outside],
+    whole_only: bool,
+    spare: bool,
 ) -> tuple[Packing, set[str]]:
-    """Tensors and weights, of which as many words as possible stay."""
+    """Tensors and weights, of which as many words as possible stay: all of them, or what fits.
+
+    With ``spare`` half of what is left over is left to the pieces of layers that are cut.
+    """
     words = config.memory_words
-    packing = pack([*items, *(_resident(w, end) for w in weights)], words)
-    if packing.failed is None:
+    packing = pack([*items, *(_resident(w, end) for w in weights)], words, 0, apart)
+    if packing.failed is None or whole_only:
         return packing, {w.name for w in weights}
-    packing = pack([*items, *weights], words)
+    packing = pack([*items, *weights], words, 0, apart)
     if packing.failed is not None:
         return packing, set()
-    room = words - packing.height - config.columns
-    chosen = set(choose({w.name: w.size for w in weights}, room))
-    start = 0
-    offsets = {}
-    for item in weights:
-        if item.name in chosen:
-            offsets[item.name] = start
-            start += -(-item.size // config.columns) * config.columns
-    rest = pack([*items, *(w for w in weights if w.name not in chosen)], words, start)
-    if rest.failed is not None:  # alignment cost a few words
+    room = (words - packing.height) // (2 if spare else 1)
+    sizes = {w.name: -(-w.size // config.columns) * config.columns for w in weights}
+    chosen = choose(sizes, room)
+    offsets, start = {}, 0
+    for name in chosen:
+        offsets[name] = start
+        start += sizes[name]
+    rest = pack([*items, *(w for w in weights if w.name not in offsets)], words, start, apart)
+    if rest.failed is not None:
         return packing, set()
-    return Packing({**rest.offsets, **offsets}, rest.height), chosen
+    return Packing({**rest.offsets, **offsets}, rest.height), set(chosen)
 
 
 def _entries(
@@ -181,11 +333,3 @@ def _entries(
         fixed.add(name)
         used += sizes[name]
     return entries, frozenset(fixed)
-
-
-def _no_room(packing: Packing, described: Mapping[str, Described], config: MachineConfig) -> str:
-    assert packing.failed is not None
-    return (
-        f"tile memory must have room for {packing.failed.size} words of {packing.failed.name}, "
-        f"not {config.memory_words} words"
-    )

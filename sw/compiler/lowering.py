@@ -63,6 +63,16 @@ class PanelPlace:
         return self.address + panel * self.panel + row * self.row + column * self.column + term
 
 
+def panel_place(panels: Panels, base: int, block: int) -> PanelPlace:
+    """Where panels of blocks like ``block`` lie if all of them lie at ``base``."""
+    size = len(panels.blocks[block])
+    before = 0 if size == panels.together else block
+    terms = size * panels.inputs * panels.columns
+    words = panels.words(size)
+    first = base + before * panels.tiles * (panels.words() - words)
+    return PanelPlace(first, words, panels.kernel[1] * terms, terms)
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """Where results go, and how.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+Outside: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +53,98 @@ class Packing:
     failed: Item | None = None
 
 
-def pack(items: Iterable[Item], capacity: int, start: int = 0) -> Packing:
+def pack(
+    items: Sequence[Item], capacity: int, start: int = 0, apart: Sequence[Outside] = ()
+) -> Packing:
     """Lay out items so that none that live in one step overlap.
 
     The largest come first, each at the lowest offset with room (first fit decreasing): what lives
-    side by side is packed as if by size, what follows reuses it.
+    side by side is packed as if by size, what follows reuses it. If that fails other orders are
+    tried: by when they begin to live, by when they end.
 
     Parameters
     ----------
-    items : iterable of Item
+    items : sequence of Item
         Names are unique.
     capacity : int
     start : int
         Offsets below are not used.
+    apart : sequence of tuple of str
+        Names ``(a, b, c)``: c must not lie between a and b.
     """
-    placed: list[tuple[int, Item]] = []  # ascending offsets
-    for item in sorted(items, key=lambda i: (-i.size, i.first, i.name)):
-        offset = _aligned(start, item.align)
-        for at, other in placed:
-            if not other.meets(item):
-                continue
-            if offset + item.size <= at:
-                break
-            offset = max(offset, _aligned(at + other.size, item.align))
-        if offset + item.size > capacity:
-            return Packing({i.name: at for at, i in placed}, _height(placed, start), item)
-        placed.append((offset, item))
-        placed.sort(key=lambda pair: pair[0])
-    return Packing({i.name: at for at, i in placed}, _height(placed, start))
-
-
-def largest_gap(
-    items: Iterable[Item], offsets: Mapping[str, int], step: int, start: int, capacity: int
-) -> tuple[int, int]:
-    """The offset and size of the largest room that a step leaves between what lives in it."""
-    living = sorted(
-        (offsets[i.name], offsets[i.name] + i.size) for i in items if i.first <= step <= i.last
+    orders: tuple[Callable[[Item], tuple[int, int, str]], ...] = (
+        lambda i: (-i.size, i.first, i.name),
+        lambda i: (i.first, -i.size, i.name),
+        lambda i: (-i.last, -i.size, i.name),
     )
-    best, at = (start, 0), start
-    for first, end in [*living, (capacity, capacity)]:
+    found = [_pack(sorted(items, key=orders[0]), capacity, start, apart)]
+    for order in orders[1:]:
+        if found[-1].failed is None:
+            return found[-1]
+        found.append(_pack(sorted(items, key=order), capacity, start, apart))
+    return found[-1] if found[-1].failed is None else found[0]
+
+
+def _pack(items: list[Item], capacity: int, start: int, apart: Sequence[Outside]) -> Packing:
+    placed: list[tuple[int, Item]] = []  # ascending offsets
+    rules: dict[str, list[Outside]] = {}
+    for rule in apart:
+        for name in set(rule):
+            rules.setdefault(name, []).append(rule)
+    at: dict[str, Item] = {}
+    offsets: dict[str, int] = {}
+    for item in items:
+        beside = [(offset, other) for offset, other in placed if other.meets(item)]
+        limit = capacity - item.size
+        for offset in _candidates(item, beside, start):
+            fits = offset <= limit and _obeys(item, offset, offsets, at, rules.get(item.name, ()))
+            if fits or offset > limit:
+                break
+        else:
+            fits = False
+        if not fits:
+            return Packing(offsets, _height(placed, start), item)
+        offsets[item.name], at[item.name] = offset, item
+        insort(placed, (offset, item), key=lambda pair: pair[0])
+    return Packing(offsets, _height(placed, start))
+
+
+def _candidates(item: Item, beside: Sequence[tuple[int, Item]], start: int) -> Iterator[int]:
+    """The lowest offset of every room between what lives beside an item, ascending."""
+    offset = _aligned(start, item.align)
+    for at, other in beside:
+        if offset + item.size <= at:
+            yield offset
+        offset = max(offset, _aligned(at + other.size, item.align))
+    yield offset
+
+
+def _obeys(
+    item: Item,
+    offset: int,
+    offsets: Mapping[str, int],
+    at: Mapping[str, Item],
+    rules: Sequence[Outside],
+) -> bool:
+    """Whether an item at an offset leaves the last of each rule outside of the others."""
+    for rule in rules:
+        spans = []
+        for name in rule:
+            if name == item.name:
+                spans.append((offset, offset + item.size))
+            elif name in offsets:
+                spans.append((offsets[name], offsets[name] + at[name].size))
+        if len(spans) == len(rule):
+            (a, a_end), (b, b_end), (c, c_end) = spans
+            if min(a, b) < c_end and c < max(a_end, b_end):
+                return False
+    return True
+
+
+def largest_gap(taken: Iterable[tuple[int, int]], capacity: int) -> tuple[int, int]:
+    """The offset and size of the largest room between what is taken: first offsets and ends."""
+    best, at = (0, 0), 0
+    for first, end in [*sorted(taken), (capacity, capacity)]:
         if first - at > best[1]:
             best = at, first - at
         at = max(at, end)

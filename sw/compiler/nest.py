@@ -243,9 +243,12 @@ def _operation(
     config: MachineConfig,
 ) -> Operation:
     y, x = (Loop(1), Loop(1), *inner)[-2:]
-    base = replace(nest, a=nest.a + a, b=nest.b + b, o=nest.o + o)
+    k0 = _terms(nest)[-1]
+    # Only neighbouring slices of B can be skipped.
+    skip = nest.skip and (k0.count == 1 or k0.b == config.columns)
+    base = replace(nest, a=nest.a + a, b=nest.b + b, o=nest.o + o, skip=skip)
     registers = _registers(base, x, y, batch, config)
-    flags = Flag.SKIP * nest.skip
+    flags = Flag.SKIP * skip
     if nest.entry is not None and nest.destination != Destination.EXACT:
         flags |= Flag.COLUMN
         registers[Register.P_COLUMN] = (nest.entry + p) % config.parameters

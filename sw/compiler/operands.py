@@ -113,8 +113,17 @@ class Described:
         return self.terms > min(config.max_terms, MAX_COUNT)
 
 
-def describe(layer: Layer, step: int, plan: Plan) -> Described:
+def describe(layer: Layer, step: int, plan: Plan, whole: bool = True) -> Described:
     """All that follows from a layer alone.
+
+    Parameters
+    ----------
+    layer : Layer
+    step : int
+        Its step.
+    plan : Plan
+    whole : bool
+        Whether it is done in one piece; an average can only be done so.
 
     Raises
     ------
@@ -123,7 +132,7 @@ def describe(layer: Layer, step: int, plan: Plan) -> Described:
     """
     match layer:
         case Convolution():
-            return _convolution(layer, step, plan)
+            return _convolution(layer, step, plan, whole)
         case Matmul():
             return _matmul(layer, step, plan)
         case Add():
@@ -144,22 +153,33 @@ def out_shape(layer: Convolution, a: ArrayTensor) -> Shape:
     return a.shape[0], height // stride[0] + 1, width // stride[1] + 1, groups * outputs
 
 
-def _convolution(layer: Convolution, step: int, plan: Plan) -> Described:
+def _border_read(layer: Convolution, a: ArrayTensor, output: Shape) -> tuple[int, int, int, int]:
+    """How far windows reach beyond an image: the last may end before the padding does."""
+    sides = []
+    for axis in (0, 1):
+        before = layer.padding[2 * axis]
+        reach = layer.dilation[axis] * (layer.weights.words.shape[1 + axis] - 1) + 1
+        end = (output[1 + axis] - 1) * layer.stride[axis] + reach - before
+        sides += [before, max(0, end - a.shape[1 + axis])]
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _convolution(layer: Convolution, step: int, plan: Plan, whole: bool) -> Described:
     config, a = plan.config, plan.tensors[layer.a]
     groups, kh, kw, inputs, _ = layer.weights.words.shape
     if a.shape[3] != groups * inputs:
         raise ValueError(f"{layer.name} must read {groups * inputs} channels, not {a.shape[3]}")
-    if any(p > b for p, b in zip(layer.padding, a.border, strict=True)):
-        raise ValueError(
-            f"border of {a.name} must be at least {layer.padding} for {layer.name}, not {a.border}"
-        )
     output = out_shape(layer, a)
+    read = _border_read(layer, a, output)
+    if any(p > b for p, b in zip(read, a.border, strict=True)):
+        raise ValueError(
+            f"border of {a.name} must be at least {read} for {layer.name}, not {a.border}"
+        )
     panels = Panels.of(layer.weights, config.columns)
     writes, code, clamp = _finish(layer, output, plan)
-    use_average = is_average(layer, a.shape) and _average_is_faster(
-        layer, panels, a, output, config
-    )
-    if use_average:
+    use_average = whole and is_average(layer, a.shape)
+    use_average = use_average and _average_is_faster(layer, panels, a, output, config)
+    if use_average:  # one word, and what fills a slice
         word = layer.weights.words.reshape(-1)[:1].numpy()
         packed = np.concatenate([word, np.zeros(config.columns - 1, word.dtype)])
         zeros = 0
@@ -176,7 +196,7 @@ def _convolution(layer: Convolution, step: int, plan: Plan) -> Described:
         output,
         (layer.a,),
         writes,
-        kh * kw * min(panels.together, groups) * inputs,
+        kh * kw * (1 if use_average else panels.together * inputs),
         panels,
         packed,
         parameters,

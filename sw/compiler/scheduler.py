@@ -27,13 +27,13 @@ from sw.compiler.layers import (
 from sw.compiler.layout import gap_spans, spans
 from sw.compiler.lowering import (
     Finish,
-    PanelPlace,
     Piece,
     add,
     add_shifts,
     average,
     convolution,
     matmul,
+    panel_place,
     zeroing,
 )
 from sw.compiler.nest import Nest, lower
@@ -41,12 +41,15 @@ from sw.compiler.operands import Described, describe
 from sw.compiler.program import ProgramBuilder
 from sw.compiler.schedule import (
     Command,
+    Drain,
     Place,
     ReadWords,
     Schedule,
     WriteColumns,
     WriteWords,
 )
+from sw.compiler.staging import Context, steps
+from sw.compiler.tiling import Tiler
 
 
 def schedule(plan: Plan) -> Schedule:
@@ -71,7 +74,14 @@ def schedule(plan: Plan) -> Schedule:
         for index, step in enumerate(plan.steps)
         if isinstance(step, LayerStep)
     }
-    return _Emitter(plan, described, arrange(plan, described)).schedule()
+    arrangement = arrange(plan, described)
+    averages = [d.name for d in described.values() if d.average and arrangement.staged[d.name]]
+    if averages:  # pieces of them are those of any other depthwise convolution
+        for name in averages:
+            old = described[name]
+            described[name] = describe(old.layer, old.step, plan, whole=False)
+        arrangement = arrange(plan, described)
+    return _Emitter(plan, described, arrangement).schedule()
 
 
 @dataclass
@@ -189,14 +199,47 @@ class _Emitter:
     # Layers
 
     def _layer(self, index: int, layer: Described) -> None:
-        """A layer that memory holds with all its operands."""
-        if layer.weights is not None and layer.name not in self.arrangement.resident:
+        arranged, name = self.arrangement, layer.name
+        streamed = f"weights.{name}" not in arranged.addresses
+        if layer.weights is not None and not streamed and name not in arranged.resident:
             self._host(index, self._weights(layer))
-        if layer.entries and layer.name not in self.arrangement.fixed:
+        loads_entries = layer.entries > self.config.parameters
+        if layer.entries and name not in arranged.fixed and not loads_entries:
             self._host(index, self._parameters(layer))
-        nests = self._borders(layer)
-        nests += self._nests(layer)
-        self._section(index, layer.name, nests)
+        if arranged.staged[name] or loads_entries or layer.too_long(self.config):
+            self._pieces(index, layer, loads_entries)
+        else:
+            self._section(index, name, self._borders(layer) + self._nests(layer))
+
+    def _pieces(self, index: int, layer: Described, loads_entries: bool) -> None:
+        """A layer that is cut."""
+        arranged, name = self.arrangement, layer.name
+        tiler = Tiler(layer, arranged.staged[name], self.config)
+        offset, room = arranged.scratch.get(name, (0, 0))
+        cut = tiler.best(room)
+        context = Context(
+            self.plan,
+            layer,
+            tiler.staged,
+            cut,
+            offset,
+            self.places,
+            arranged.addresses.get(f"weights.{name}"),
+            arranged.entries.get(name),
+            loads_entries,
+        )
+        borders = [] if cut.exact else self._borders(layer)
+        for step in steps(context, tiler.pieces(cut)):
+            for command in step.before:
+                self._host(index, command)
+            self._section(index, name, borders + step.nests)
+            borders = []
+            for command in step.after:
+                self._host(index, command)
+        if cut.exact and layer.writes:
+            self._host(index, Drain(name))
+            for command in self._upload(layer.writes):
+                self._host(index, command)
 
     def _borders(self, layer: Described) -> list[Nest]:
         if layer.writes not in self.arrangement.cleared:
@@ -254,13 +297,6 @@ class _Emitter:
             if not blocks:
                 continue
             size = sizes[blocks.start]
-            terms = size * panels.inputs
-            place = PanelPlace(
-                base + blocks.start * panels.tiles * (panels.words() - panels.words(size)),
-                panels.words(size),
-                kw * terms * lanes,
-                terms * lanes,
-            )
             piece = Piece(
                 range(n),
                 range(h),
@@ -269,7 +305,8 @@ class _Emitter:
                 range(size * panels.outputs),
                 range(kh),
                 range(kw),
-                range(terms),
+                range(size * panels.inputs),
             )
+            place = panel_place(panels, base, blocks.start)
             found += convolution(layer, panels, piece, a, place, finish)
         return found
