@@ -221,6 +221,7 @@ def _labels(path: Path, labels: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _text(path: Path) -> str:
+    """A text, its lines ended by line feeds alone."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_TEXT + 1)
@@ -229,6 +230,6 @@ def _text(path: Path) -> str:
     if len(data) > _MAX_TEXT:
         raise DatasetError(f"{path} must hold at most {_MAX_TEXT} bytes of text")
     try:
-        return data.decode()
+        return data.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} must be UTF-8 text ({error})") from None
