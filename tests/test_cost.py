@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sim.machine_backends import execute
+from sim.machine_job import Job
 from sw.compiler.cost import cost, kind_of
 from sw.compiler.graph import Graph
 from sw.compiler.layer_cost import Bound, Kind, LayerCost, Link, Loss, total
@@ -38,6 +40,7 @@ from sw.compiler.traffic import Traffic, setup_traffic
 from sw.config import MachineConfig
 from sw.isa import Destination, Flag, Instruction, Opcode, encode
 from sw.machine import Machine
+from sw.machine_state import Parameters
 from sw.registers import Counter, Register
 
 CONFIG = MachineConfig(bits=8, rows=8, columns=8, slots=128)
@@ -184,6 +187,23 @@ def test_counters_of_each_layer_are_those_of_its_section_on_the_machine_model(
                 assert got == after[counter] - before[counter], (section.layer, counter)
         before = after
     assert layers["conv"].program.skipped_slices == 5 * 12
+
+
+@pytest.mark.slow
+def test_counters_are_those_of_the_rtl(layers: dict[str, LayerCost]) -> None:
+    schedule = compiled(network())
+    memory = np.zeros(CONFIG.memory_words, np.uint16)
+    memory[KERNEL : KERNEL + 288] = schedule.constants["weights.conv"]
+    memory[MATRIX : MATRIX + 4608] = schedule.constants["weights.fc"]
+    memory[X + 36 : X + 200] = 3
+    run = schedule.steps[1][1]
+    assert isinstance(run, Run)
+    job = Job(CONFIG, run.words, memory, Parameters(CONFIG))
+    (found,) = execute([job], "verilator")
+    whole = total(list(layers.values())).program
+    for counter in Counter:
+        if counter not in UNKNOWN:
+            assert getattr(whole, counter.name.lower()) == found.report[counter], counter
 
 
 UNKNOWN = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
@@ -141,7 +142,7 @@ def _layer(
         kind_of(layer),
         layer_macs(layer, plan),
         cells,
-        sum(operand_words(layer, plan).values()) + prod(output_shape(layer, plan)),
+        sum(_operands(layer, plan).values()) + prod(output_shape(layer, plan)),
         section,
         traffic,
         {},
@@ -152,7 +153,7 @@ def _layer(
 
 def _bounds(found: LayerCost, layer: Layer, plan: Plan, config: MachineConfig) -> dict[Bound, int]:
     """One slice enters per cycle, of ``rows`` words of A and ``columns`` of B; one row leaves."""
-    words = operand_words(layer, plan)
+    words = _operands(layer, plan)
     kept = found.section.work.macs / max(1, found.section.work.possible_macs)
     return {
         Bound.COMPUTE: int(-(-found.needed // found.cells)),
@@ -161,3 +162,9 @@ def _bounds(found: LayerCost, layer: Layer, plan: Plan, config: MachineConfig) -
         Bound.OUTPUT: -(-prod(output_shape(layer, plan)) // config.columns),
         Bound.HOST: found.host_cycles,
     }
+
+
+def _operands(layer: Layer, plan: Plan) -> Mapping[str, int]:
+    """Distinct words of A and B; an average needs one word of B."""
+    words = operand_words(layer, plan)
+    return {**words, "b": 1} if kind_of(layer) == Kind.AVERAGE else words
