@@ -132,7 +132,11 @@ def _explained(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> V
         where = _place(error) or _line(error)
         return ValueError(f"model must have no control flow or shape that depends on data: {where}")
     try:
-        copy.deepcopy(model)(*inputs)
+        scratch = copy.deepcopy(model)  # it may change its buffers
+    except Exception:  # not every module can be copied
+        scratch = model
+    try:
+        scratch(*inputs)
     except Exception as refused:
         return ValueError(f"example inputs must fit the model: {_line(refused)}")
     return ValueError(f"model must be one that torch.export can trace: {_line(error)}")
