@@ -137,7 +137,7 @@ def compile_model(
     loaded = load_model(model, wishes.batch)
     traced = trace_model(loaded.module, _in_batch(loaded.example_inputs, wishes.batch), stage)
     chunks, origin = calibration_samples(loaded, traced, wishes)
-    calibration: Calibration | Samples | None = chunks
+    calibration: Calibration | Samples | None = chunks or None
     given = None if wishes.exponents is None else _read_exponents(wishes.exponents)
     if isinstance(given, Calibration):
         calibration = given
@@ -255,7 +255,10 @@ def _progress() -> Iterator[Stage]:
     stages = ("load", *STAGES, "write")
     columns = (SpinnerColumn(), TextColumn("{task.description:10}"), BarColumn())
     console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    shown = console.is_terminal
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not shown
+    ) as progress:
         task = progress.add_task("load", total=len(stages))
 
         def stage(name: str) -> None:

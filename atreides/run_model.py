@@ -182,7 +182,10 @@ def _run(artefact: Artefact, options: NetworkOptions, inputs: list[Any]) -> Fini
 def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn(f"running on {name}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    shown = console.is_terminal
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown
+    ) as bars:
         task = bars.add_task(name, total=None)
 
         def progress(done: int, total: int) -> None:

@@ -84,7 +84,7 @@ class TensorWriter:
         try:
             save_file(tensors, path)
         except SafetensorError as error:
-            raise OSError(str(error)) from None
+            raise OSError(str(error).rpartition("I/O error: ")[2]) from None
         path.chmod(0o666 & ~_mask())  # as any other file: the library makes it private
 
 
