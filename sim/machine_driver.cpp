@@ -1,14 +1,19 @@
 // Drives a verilated machine: loads, runs and reads back jobs, with no Python between the cycles.
 //
 // atreides-driver JOB RESULT [TRACE FROM TO]
+// atreides-driver --serve [TRACE FROM TO]
 //
 // JOB is a binary file, little endian, of 64-bit words unless said otherwise:
 //   payload bytes of host, instructions, results and status; lowest bit of the field `kind` of a
 //   result; code of a reply to a read; chances of 100 that a source offers and that a sink takes;
-//   seed; limit of cycles per phase; number of phases; then each phase: reset, host payloads,
-//   instructions, reads and statuses to wait for, and the payloads' bytes.
-// RESULT becomes: cycles, number of results, number of statuses, and the payloads' bytes.
-// Exit status: 0, 2 if the files are not as said, 3 with a sentence if the machine did wrong.
+//   seed; limit of cycles per phase;
+//   then a block: number of phases; each phase: reset, host payloads, instructions, reads and
+//   statuses to wait for, and the payloads' bytes.
+// RESULT becomes: cycles up to now, number of results, number of statuses, and the payloads' bytes.
+// With --serve the same comes on standard input, each part behind the number of its bytes: what is
+// before the block, then any number of blocks. Each is answered on standard output, as in RESULT,
+// behind the number of bytes too. The end of the input ends the program, within a block as well.
+// Exit status: 0, 2 if the input is not as said, 3 with a sentence if the machine did wrong.
 
 #include <cstdint>
 #include <cstdio>
@@ -17,6 +22,9 @@
 #include <string>
 #include <type_traits>
 #include <vector>
+
+#include <poll.h>
+#include <unistd.h>
 
 #include "Vatreides.h"
 #include "verilated.h"
@@ -181,6 +189,7 @@ public:
     }
     const Bytes& all() const { return all_; }
     size_t count() const { return all_.size() / bytes_; }
+    void clear() { all_.clear(); }
 
 private:
     [[noreturn]] void complain(uint64_t cycle) const {
@@ -201,17 +210,18 @@ private:
 // The model with its clock, and the trace of a window of cycles.
 class Clock {
 public:
-    Clock(VerilatedContext& context, Vatreides& top, int argc, char** argv)
+    // `rest` are the arguments behind the input's.
+    Clock(VerilatedContext& context, Vatreides& top, int count, char** rest)
         : context_(context), top_(top) {
 #if defined(TRACE_FST) || defined(TRACE_VCD)
-        if (argc != 6) fail(2, "TRACE FROM TO must be given");
-        path_ = argv[3];
-        from_ = std::strtoull(argv[4], nullptr, 10);
-        to_ = std::strtoull(argv[5], nullptr, 10);
+        if (count != 3) fail(2, "TRACE FROM TO must be given");
+        path_ = rest[0];
+        from_ = std::strtoull(rest[1], nullptr, 10);
+        to_ = std::strtoull(rest[2], nullptr, 10);
         top_.trace(&trace_, 99);
 #else
-        if (argc != 3) fail(2, "JOB RESULT must be given");
-        (void)argv;
+        if (count) fail(2, "JOB RESULT or --serve must be given");
+        (void)rest;
 #endif
     }
     ~Clock() {
@@ -254,82 +264,163 @@ private:
 #endif
 };
 
-void write_file(const char* path, const std::vector<const Bytes*>& parts) {
+void write_file(const char* path, const Bytes& content) {
     std::FILE* file = std::fopen(path, "wb");
     if (!file) fail(2, std::string("cannot write ") + path);
-    for (const Bytes* part : parts)
-        if (std::fwrite(part->data(), 1, part->size(), file) != part->size())
-            fail(2, std::string("cannot write ") + path);
-    if (std::fclose(file)) fail(2, std::string("cannot write ") + path);
+    const bool written = std::fwrite(content.data(), 1, content.size(), file) == content.size();
+    if (std::fclose(file) || !written) fail(2, std::string("cannot write ") + path);
 }
 
-Bytes words(const std::vector<uint64_t>& values) {
-    Bytes bytes(values.size() * sizeof(uint64_t));
-    std::memcpy(bytes.data(), values.data(), bytes.size());
-    return bytes;
+void append(Bytes& bytes, std::initializer_list<uint64_t> values) {
+    for (uint64_t value : values) {
+        uint8_t part[sizeof value];
+        std::memcpy(part, &value, sizeof value);
+        bytes.insert(bytes.end(), part, part + sizeof value);
+    }
+}
+
+// Reads all bytes from standard input; false at its end.
+bool receive(void* to, size_t count) { return std::fread(to, 1, count, stdin) == count; }
+
+bool receive_part(Bytes& part) {
+    uint64_t size;
+    if (!receive(&size, sizeof size)) return false;
+    part.resize(size);
+    return receive(part.data(), size);
+}
+
+// Whether nobody can write to standard input any more; nothing is to be read from it now.
+bool abandoned() {
+    pollfd input = {STDIN_FILENO, 0, 0};
+    return poll(&input, 1, 0) > 0 && input.revents & (POLLHUP | POLLERR | POLLNVAL);
+}
+
+// What a job says before its phases.
+struct Header {
+    size_t bytes[4];
+    unsigned kind_bit, read_code, offer, take;
+    uint64_t seed, limit;
+    explicit Header(Reader& job) {
+        for (auto& b : bytes) b = job.word();
+        kind_bit = job.word();
+        read_code = job.word();
+        offer = job.word();
+        take = job.word();
+        seed = job.word();
+        limit = job.word();
+    }
+};
+
+// A machine and the host's side of its streams.
+class Host {
+public:
+    Host(const Header& header, bool serves, int count, char** rest)
+        : header_(header), serves_(serves), random_(header.seed), top_(&traced(context_)),
+          clock_(context_, top_, count, rest),
+          host_(top_.host_payload, top_.host_valid, top_.host_ready, header.bytes[0], header.offer,
+                random_),
+          instructions_(top_.instructions_payload, top_.instructions_valid,
+                        top_.instructions_ready, header.bytes[1], header.offer, random_),
+          results_("results", top_.results_payload, top_.results_valid, top_.results_ready,
+                   header.bytes[2], header.take, random_),
+          status_("status", top_.status_payload, top_.status_valid, top_.status_ready,
+                  header.bytes[3], header.take, random_) {}
+
+    // Runs the phases of a block; what the machine sent in them.
+    Bytes run(Reader& block) {
+        results_.clear();
+        status_.clear();
+        for (uint64_t phases = block.word(); phases; --phases) run_phase(block);
+        Bytes found;
+        append(found, {clock_.cycle(), results_.count(), status_.count()});
+        for (const Bytes* part : {&results_.all(), &status_.all()})
+            found.insert(found.end(), part->begin(), part->end());
+        return found;
+    }
+
+private:
+    static VerilatedContext& traced(VerilatedContext& context) {
+#if defined(TRACE_FST) || defined(TRACE_VCD)
+        context.traceEverOn(true);
+#endif
+        return context;
+    }
+
+    void run_phase(Reader& block) {
+        top_.rst = block.word() != 0;
+        const size_t host_count = block.word(), instruction_count = block.word();
+        uint64_t reads = block.word(), statuses = block.word();
+        host_.start(block, host_count);
+        instructions_.start(block, instruction_count);
+        for (int i = 0; top_.rst && i < 2; ++i) {
+            clock_.settle();
+            clock_.tick();
+        }
+        top_.rst = 0;
+        const uint64_t started = clock_.cycle();
+        while (reads || statuses || !host_.done() || !instructions_.done()) {
+            const uint64_t cycles = clock_.cycle() - started;
+            if (cycles >= header_.limit)
+                fail(3, "machine must be done within " + std::to_string(header_.limit) + " cycles");
+            if (serves_ && !(cycles & 0xffff) && abandoned()) std::exit(0);
+            host_.drive();
+            instructions_.drive();
+            results_.drive();
+            status_.drive();
+            clock_.settle();
+            host_.observe();
+            instructions_.observe();
+            if (const uint8_t* beat = results_.observe(clock_.cycle())) reads -= reads && reply(beat);
+            statuses -= status_.observe(clock_.cycle()) != nullptr;
+            clock_.tick();
+        }
+        top_.host_valid = top_.instructions_valid = 0;
+    }
+
+    // Whether a beat of the results replies to a read.
+    bool reply(const uint8_t* beat) const {
+        const unsigned first = header_.kind_bit / 8, bit = header_.kind_bit % 8;
+        const unsigned pair = beat[first] | (first + 1 < header_.bytes[2] ? beat[first + 1] << 8 : 0);
+        return (pair >> bit & 3) == header_.read_code;
+    }
+
+    const Header header_;
+    const bool serves_;
+    Random random_;
+    VerilatedContext context_;
+    Vatreides top_;
+    Clock clock_;
+    Source<std::remove_reference_t<decltype(Vatreides::host_payload)>> host_;
+    Source<std::remove_reference_t<decltype(Vatreides::instructions_payload)>> instructions_;
+    Sink<std::remove_reference_t<decltype(Vatreides::results_payload)>> results_;
+    Sink<std::remove_reference_t<decltype(Vatreides::status_payload)>> status_;
+};
+
+int serve(int count, char** rest) {
+    Bytes part;
+    if (!receive_part(part)) return 0;
+    Reader first(part);
+    Host host(Header(first), true, count, rest);
+    while (receive_part(part)) {
+        Reader block(part);
+        const Bytes found = host.run(block);
+        const uint64_t size = found.size();
+        std::fwrite(&size, sizeof size, 1, stdout);
+        std::fwrite(found.data(), 1, found.size(), stdout);
+        if (std::fflush(stdout)) fail(2, "cannot write to standard output");
+    }
+    return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc < 3) fail(2, "JOB RESULT must be given");
+    if (argc > 1 && !std::strcmp(argv[1], "--serve")) return serve(argc - 2, argv + 2);
+    if (argc < 3) fail(2, "JOB RESULT or --serve must be given");
     const Bytes content = read_file(argv[1]);
     Reader job(content);
-    size_t bytes[4];
-    for (auto& b : bytes) b = job.word();
-    const unsigned kind_bit = job.word();
-    const unsigned read_code = job.word();
-    const unsigned offer = job.word(), take = job.word();
-    Random random(job.word());
-    const uint64_t limit = job.word(), phases = job.word();
-
-    VerilatedContext context;
-#if defined(TRACE_FST) || defined(TRACE_VCD)
-    context.traceEverOn(true);
-#endif
-    Vatreides top(&context);
-    Clock clock(context, top, argc, argv);
-    Source host(top.host_payload, top.host_valid, top.host_ready, bytes[0], offer, random);
-    Source instructions(top.instructions_payload, top.instructions_valid, top.instructions_ready,
-                        bytes[1], offer, random);
-    Sink results("results", top.results_payload, top.results_valid, top.results_ready, bytes[2],
-                 take, random);
-    Sink status("status", top.status_payload, top.status_valid, top.status_ready, bytes[3], take,
-                random);
-
-    for (uint64_t phase = 0; phase < phases; ++phase) {
-        top.rst = job.word() != 0;
-        const size_t host_count = job.word(), instruction_count = job.word();
-        uint64_t reads = job.word(), statuses = job.word();
-        host.start(job, host_count);
-        instructions.start(job, instruction_count);
-        for (int i = 0; top.rst && i < 2; ++i) {
-            clock.settle();
-            clock.tick();
-        }
-        top.rst = 0;
-        const uint64_t started = clock.cycle();
-        while (reads || statuses || !host.done() || !instructions.done()) {
-            if (clock.cycle() - started >= limit)
-                fail(3, "machine must be done within " + std::to_string(limit) + " cycles");
-            host.drive();
-            instructions.drive();
-            results.drive();
-            status.drive();
-            clock.settle();
-            host.observe();
-            instructions.observe();
-            if (const uint8_t* beat = results.observe(clock.cycle())) {
-                const unsigned pair = beat[kind_bit / 8] |
-                    (kind_bit / 8 + 1 < bytes[2] ? beat[kind_bit / 8 + 1] << 8 : 0);
-                reads -= reads && (pair >> kind_bit % 8 & 3) == read_code;
-            }
-            statuses -= status.observe(clock.cycle()) != nullptr;
-            clock.tick();
-        }
-        top.host_valid = top.instructions_valid = 0;
-    }
-    const Bytes counts = words({clock.cycle(), results.count(), status.count()});
-    write_file(argv[2], {&counts, &results.all(), &status.all()});
+    const Header header(job);
+    Host host(header, false, argc - 3, argv + 3);
+    write_file(argv[2], host.run(job));
     return 0;
 }

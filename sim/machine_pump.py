@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sim.bus import Bus
 from sim.layout import Field
@@ -14,6 +14,8 @@ from sw.registers import ResultKind
 
 #: Cycles that reset is held.
 RESET_CYCLES = 2
+#: Cycles between two looks whether anybody waits for the end.
+_WATCHED = 1024
 
 
 class Pump:
@@ -26,10 +28,18 @@ class Pump:
         None: every source offers and every sink takes in every cycle.
     limit : int
         Cycles that one phase may last.
+    watch : callable, optional
+        Called now and then in a phase; what it raises ends the run.
     """
 
-    def __init__(self, ports: Ports, stalls: Stalls | None, limit: int) -> None:
-        self.ports, self.stalls, self.limit = ports, stalls, limit
+    def __init__(
+        self,
+        ports: Ports,
+        stalls: Stalls | None,
+        limit: int,
+        watch: Callable[[], None] | None = None,
+    ) -> None:
+        self.ports, self.stalls, self.limit, self.watch = ports, stalls, limit, watch
         self.random = random.Random(stalls.seed if stalls else 0)
         self.outputs: dict[str, Field] = {f.name: f for f in ports.layout.outputs}
         self.kind = ports.field("results", "kind")
@@ -63,6 +73,8 @@ class Pump:
         ):
             if self.recording.cycles - started >= self.limit:
                 raise MachineFailed(f"machine must be done within {self.limit} cycles")
+            if self.watch is not None and self.recording.cycles % _WATCHED == 0:
+                self.watch()
             bus.write(self._drive())
             await bus.settle()
             self._observe(*bus.read())

@@ -131,11 +131,7 @@ def run(
 
 
 def _job(ports: Ports, phases: Sequence[Phase], stalls: Stalls | None, limit: int) -> bytes:
-    streams = (*SOURCES, *SINKS)
-    chances = (stalls.offer, stalls.take, stalls.seed) if stalls else (100, 100, 0)
-    kind = ports.field("results", "kind").offset
-    header = [*map(ports.bytes, streams), kind, ResultKind.READ, *chances, limit, len(phases)]
-    parts = [_words(header)]
+    parts = [header(ports, stalls, limit), _words([len(phases)])]
     for phase in phases:
         counts = (len(phase.host), len(phase.instructions), phase.reads, phase.statuses)
         parts.append(_words([phase.reset, *counts]))
@@ -143,6 +139,14 @@ def _job(ports: Ports, phases: Sequence[Phase], stalls: Stalls | None, limit: in
             size = ports.bytes(name)
             parts += [payload.to_bytes(size, "little") for payload in payloads]
     return b"".join(parts)
+
+
+def header(ports: Ports, stalls: Stalls | None, limit: int) -> bytes:
+    """What a driver's input starts with."""
+    streams = (*SOURCES, *SINKS)
+    chances = (stalls.offer, stalls.take, stalls.seed) if stalls else (100, 100, 0)
+    kind = ports.field("results", "kind").offset
+    return _words([*map(ports.bytes, streams), kind, ResultKind.READ, *chances, limit])
 
 
 def _recording(ports: Ports, content: bytes) -> Recording:

@@ -119,12 +119,11 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="atreides-sim-") as directory:
         results = Path(directory, "results.xml")
         log = Path(directory, "log.txt")
-        arguments = (str(build), simulator, top, testbench, directory, *plusargs)
-        command = [sys.executable, "-c", _RUN_TESTS, *arguments]
-        variables = {**os.environ, **(environment or {})}
-        variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         with log.open("w") as stream:
-            ended = _run(command, variables, stream, timeout)
+            process = start_tests(
+                build, testbench, simulator, Path(directory), stream, environment, top, plusargs
+            )
+            ended = _wait(process, timeout)
         if not ended or not results.exists():
             reason = "died" if ended else f"did not end within {timeout} s"
             raise SimulationFailed(f"{testbench} under {simulator} {reason}:\n{log_tail(log)}")
@@ -133,6 +132,50 @@ def simulate(
             raise SimulationFailed(
                 f"{testbench} under {simulator} failed {failed} of {count} tests:\n{log_tail(log)}"
             )
+
+
+def start_tests(
+    build: Path,
+    testbench: str,
+    simulator: str,
+    directory: Path,
+    log: io.TextIOBase,
+    environment: Mapping[str, str] | None = None,
+    top: str = HARNESS,
+    plusargs: Sequence[str] = (),
+) -> subprocess.Popen[bytes]:
+    """Start the tests of :func:`simulate` in a process group of their own.
+
+    Parameters
+    ----------
+    build : Path
+        From :func:`compile_design`.
+    directory : Path
+        Where the simulator runs; ``results.xml`` appears there.
+    log : text file
+        What the simulator says.
+    """
+    arguments = (str(build), simulator, top, testbench, str(directory), *plusargs)
+    variables = {**os.environ, **(environment or {})}
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    return subprocess.Popen(
+        [sys.executable, "-c", _RUN_TESTS, *arguments],
+        env=variables,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and the group, unless it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, 9)
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def compare(
@@ -342,22 +385,14 @@ def tool_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(
-    command: list[str], variables: Mapping[str, str], stream: io.TextIOBase, timeout: float | None
-) -> bool:
-    """Run a command in a process group of its own; False if it had to be ended."""
-    process = subprocess.Popen(
-        command, env=variables, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-    )
+def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> bool:
+    """Wait for a process that leads a group; False if it had to be ended."""
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
         return False
-    except BaseException:
-        os.killpg(process.pid, 9)
-        raise
+    finally:
+        end_group(process)
     return True
 
 

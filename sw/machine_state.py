@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -176,23 +176,8 @@ class Parameters:
         biases, shifts : array of int ``[entries, columns]``
             As of :meth:`write_column`.
         """
-        new = np.asarray(biases), np.asarray(shifts)
-        for name, part in zip(("biases", "shifts"), new, strict=True):
-            if part.ndim != 2 or part.shape[1] != self.config.columns or part.shape != new[0].shape:
-                raise ValueError(
-                    f"{name} must be [entries, {self.config.columns}], both alike, not {part.shape}"
-                )
+        new = check_columns(entry, biases, shifts, self.config)
         end = entry + len(new[0])
-        if not 0 <= entry <= end <= self.config.parameters:
-            raise ValueError(
-                f"entries must be 0 to {self.config.parameters - 1}, not {entry!r} to {end - 1}"
-            )
-        limits = (0, 1 << self.config.bias_format.bits), (-1 << SHIFT_BITS - 1, 1 << SHIFT_BITS - 1)
-        for name, part, (low, high) in zip(("biases", "shifts"), new, limits, strict=True):
-            if part.size and not low <= part.min() <= part.max() < high:
-                raise ValueError(
-                    f"{name} must be {low} to {high - 1}, not {part.min()} to {part.max()}"
-                )
         self.biases[entry:end], self.column_shifts[entry:end] = new
         self.column_lifts[entry:end] = 0
 
@@ -279,6 +264,30 @@ class Scaling:
     row_lifts: NDArray[np.int64]
     limit: int
     table: Table
+
+
+def check_columns(
+    entry: int, biases: ArrayLike, shifts: ArrayLike, config: MachineConfig
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The arrays of :meth:`Parameters.write_columns`, or ValueError."""
+    new = np.asarray(biases), np.asarray(shifts)
+    for name, part in zip(("biases", "shifts"), new, strict=True):
+        if part.ndim != 2 or part.shape[1] != config.columns or part.shape != new[0].shape:
+            raise ValueError(
+                f"{name} must be [entries, {config.columns}], both alike, not {part.shape}"
+            )
+    end = entry + len(new[0])
+    if not 0 <= entry <= end <= config.parameters:
+        raise ValueError(
+            f"entries must be 0 to {config.parameters - 1}, not {entry!r} to {end - 1}"
+        )
+    limits = (0, 1 << config.bias_format.bits), (-1 << SHIFT_BITS - 1, 1 << SHIFT_BITS - 1)
+    for name, part, (low, high) in zip(("biases", "shifts"), new, limits, strict=True):
+        if part.size and not low <= part.min() <= part.max() < high:
+            raise ValueError(
+                f"{name} must be {low} to {high - 1}, not {part.min()} to {part.max()}"
+            )
+    return new
 
 
 def check_words(words: Words, config: MachineConfig) -> None:
