@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -21,6 +22,10 @@ from atreides.network_estimate import SPARSE, Estimate, Network, picture, prepar
 from sw.compiler.compile import DEFAULT_MACHINE
 from sw.compiler.layer_cost import LayerCost, Link
 from sw.config import MachineConfig
+
+#: Layers that are explained at most, and the share of all cycles that one must lose for it.
+EXPLAINED: Final = 12
+NOTICED: Final = 0.005
 
 
 @machine_command(DEFAULT_MACHINE)
@@ -97,22 +102,25 @@ def _network(model: str, config: MachineConfig, chosen: frozenset[str]) -> Netwo
 
 
 def show(found: Estimate, console: Console) -> None:
-    """The table of a network's layers, and its totals."""
+    """The table of a network's layers, its totals, and why layers are not at their bounds."""
     config = found.config
-    table = Table(title=f"{found.name} on {config.rows} x {config.columns}, {config.format}")
-    for name in ("layer", "kind"):
-        table.add_column(name, overflow="fold")
-    for name in ("cycles", "ms", "busy", "MACs", "kB in", "kB out", "bound", "above"):
-        table.add_column(name, justify="right")
-    table.add_column("why", overflow="fold")
+    title = f"{found.name} on {config.rows} x {config.columns}, {config.format}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    for name in ("cycles", "ms", "busy", "kMAC", "kB", "bound", "above"):
+        table.add_column(name, justify="right", no_wrap=True)
     for layer in found.layers:
-        table.add_row(*_row(layer, found.link), layer.reason())
+        table.add_row(*_row(layer, found.link))
     table.add_section()
     sparse = any(layer.kind in SPARSE for layer in found.layers)
-    sums = [(found.total, "all")] + [(found.dense, "but depthwise, pooling")] * sparse
+    sums = [(found.total, "all")] + [(found.dense, "dense")] * sparse
     for layer, name in sums:
-        table.add_row(name, "", *_row(layer, found.link)[2:], "")
+        table.add_row(name, *_row(layer, found.link)[1:-2], "", f"{layer.distance:.1%}")
     console.print(table)
+    console.print("kB: between host and machine, both ways.")
+    if sparse:
+        console.print("dense: all but depthwise convolutions and pooling.")
+    _show_reasons(found, console)
     link = found.link
     told = f"{1 / found.seconds:,.1f} inferences per second" if found.seconds else "nothing to do"
     told += f" at {link.clock_hz / 1e6:g} MHz"
@@ -121,25 +129,33 @@ def show(found: Estimate, console: Console) -> None:
     else:
         told += ", transfers not counted"
     console.print(f"{told}; the host's own operations not counted.")
-    console.print(
-        f"Once before: {found.setup.bytes:,} bytes; {found.host_macs:,} MACs on the host."
-    )
+    console.print(f"Once before: {found.setup.bytes:,} bytes.")
+    if found.host_macs:
+        console.print(f"On the host: {found.host_macs:,} MACs.")
     guesses = found.total.program.guesses
     if guesses:
         console.print(f"{guesses} products may skip zeros in data: they then take fewer cycles.")
 
 
+def _show_reasons(found: Estimate, console: Console) -> None:
+    """Of the layers with the most cycles above their bounds, why."""
+    above = sorted(found.layers, key=lambda layer: layer.bound_cycles - layer.time)
+    for layer in above[:EXPLAINED]:
+        reason = layer.reason()
+        if layer.time - layer.bound_cycles > NOTICED * found.total.time:
+            name = layer.name if layer.kind in layer.name else f"{layer.name} ({layer.kind})"
+            console.print(f"  {name}: {reason}", soft_wrap=True, highlight=False)
+
+
 def _row(layer: LayerCost, link: Link) -> list[str]:
     return [
         layer.name,
-        layer.kind,
         f"{layer.cycles:,}",
         f"{1e3 * layer.time / link.clock_hz:.3f}",
         f"{layer.utilisation:.1%}" if layer.macs else "",
-        f"{layer.macs:,}" if layer.macs else "",
-        f"{layer.traffic.bytes_in / 1e3:,.1f}",
-        f"{layer.traffic.bytes_out / 1e3:,.1f}",
-        f"{layer.bound_cycles:,} {layer.bound}" if layer.name != "total" else "",
+        f"{layer.macs / 1e3:,.0f}" if layer.macs else "",
+        f"{layer.traffic.bytes / 1e3:,.1f}",
+        str(layer.bound),
         f"{layer.distance:.1%}",
     ]
 
