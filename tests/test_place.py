@@ -475,8 +475,19 @@ def test_steps_change_sides_as_little_as_they_can() -> None:
     plan = planned(Attention(6, 2), (torch.randn(1, 5, 12),))
     found = kinds(plan)
     sides = ["host" if kind in ("HostStep", "Download") else kind for kind in found]
-    assert sides.count("host") == 3  # after the projections, the softmax, the mixed values
+    assert sides.count("host") == 2  # after the projections and for the softmax
     assert found[:4] == ["Upload", "LayerStep", "LayerStep", "LayerStep"]
+
+
+def test_views_before_an_upload_are_the_uploads_own() -> None:
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x.permute(0, 3, 1, 2))  # type: ignore[operator]
+
+    plan = planned(Function_(forward, first=nn.Conv2d(3, 2, 2)), (torch.randn(2, 4, 5, 3),))
+    assert kinds(plan) == ["Upload", "LayerStep"]
+    (upload,) = (step for step in plan.steps if isinstance(step, Upload))
+    assert upload.value == plan.graph.inputs[0].name
+    assert upload.view.permute == (0, 1, 2, 3)
 
 
 def test_constants_of_the_array_alone_leave_the_graph() -> None:

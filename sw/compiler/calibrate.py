@@ -155,9 +155,7 @@ def _runs(
 def _largest(name: str, value: torch.Tensor) -> float:
     bad = int((~torch.isfinite(value)).sum())
     if bad:
-        raise ValueError(
-            f"{name} must be finite in calibration, not NaN or infinite in {bad} places"
-        )
+        raise ValueError(f"{name} must hold finite numbers, not NaN or infinity in {bad} places")
     return float(value.abs().max())
 
 

@@ -28,7 +28,7 @@ VIEWS: Final = frozenset(
 #: Those that keep every element exactly once.
 PERMUTATIONS: Final = VIEWS - {"aten.expand.default", "aten.repeat_interleave.self_int"}
 #: Larger values are not looked through: their numbers would take gigabytes.
-_MOST_ELEMENTS: Final = 1 << 25
+_MOST_ELEMENTS: Final = 1 << 24
 
 
 def apply_view(node: Node, value: torch.Tensor) -> torch.Tensor:
@@ -78,6 +78,30 @@ def find_view(index: torch.Tensor) -> View | None:
     if not torch.equal(index.permute(permute).reshape(-1), torch.arange(index.numel())):
         return None
     return View(tuple(index.shape), permute)
+
+
+def find_origin(
+    source: tuple[int, ...], steps: Sequence[Node], view: View, shape: Shape
+) -> View | None:
+    """The view by which a value lies in an array's tensor as what the steps make of it would.
+
+    Parameters
+    ----------
+    source : tuple of int
+        Shape of the value.
+    steps : sequence of Node
+        Of :data:`PERMUTATIONS`, in order.
+    view, shape
+        Of their result: how it lies in the array's tensor.
+    """
+    if not is_small(source) or not math.prod(source):
+        return None
+    index = torch.arange(math.prod(source)).reshape(source)
+    for node in steps:
+        index = apply_view(node, index)
+    places = torch.empty_like(index).reshape(-1)
+    places[view.to_array(index, shape).reshape(-1)] = torch.arange(len(places))
+    return find_view(places.reshape(source))
 
 
 def find_shared(

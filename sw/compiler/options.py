@@ -32,7 +32,8 @@ class CompileOptions:
     weight_granularity : {"channel", "tensor"}
         Whether each output channel of a weight has an exponent of its own.
     weight_rule, activation_rule : {"maximum", "squared_error"}
-        How exponents of weights, and static ones of activations, are found.
+        How exponents of weights, and static ones of activations, are found. Dynamic ones are by
+        maximum.
     activations : {"auto", "static", "dynamic"}
         ``static``: all activations have calibrated exponents. ``dynamic``: linear layers and
         products of two activations have exponents that the host finds per row as it encodes, and
@@ -52,9 +53,9 @@ class CompileOptions:
     machine: MachineConfig = field(default_factory=MachineConfig)
     weight_bits: int | None = None
     weight_granularity: WeightGranularity = "channel"
-    weight_rule: ExponentRule = "maximum"
+    weight_rule: ExponentRule = "squared_error"
     activations: ActivationMode = "auto"
-    activation_rule: ExponentRule = "maximum"
+    activation_rule: ExponentRule = "squared_error"
     exponents: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     host_only: frozenset[str] = frozenset()
 

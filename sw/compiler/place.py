@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from sw.compiler.calibrate import Calibration
-from sw.compiler.candidates import Kind, Match, Matches, Operand, Values
+from sw.compiler.candidates import Kind, Match, Matches, Operand, Values, first_reference
 from sw.compiler.edges import Edges, decide
-from sw.compiler.graph import Graph
-from sw.compiler.indexing import VIEWS
+from sw.compiler.graph import Graph, Node
+from sw.compiler.indexing import PERMUTATIONS, find_origin
 from sw.compiler.layers import (
     Add,
     ArrayTensor,
@@ -23,7 +23,6 @@ from sw.compiler.layers import (
     LayerStep,
     Matmul,
     Output,
-    Placement,
     Plan,
     Shape,
     Upload,
@@ -35,16 +34,8 @@ from sw.compiler.match import find_matches
 from sw.compiler.options import CompileOptions
 from sw.compiler.order import needed_nodes, order_steps
 from sw.compiler.quantize import quantize_weights
-from sw.compiler.reasons import host_reason
+from sw.compiler.reasons import placements
 from sw.tensor import exponents as find_exponents
-
-_ON_ARRAY = {
-    Kind.CONVOLUTION: "convolution with constant weights",
-    Kind.LINEAR: "product with constant weights",
-    Kind.MATMUL: "product of two activations",
-    Kind.ADD: "sum of two tensors of words",
-    Kind.POOL: "mean as a convolution with constant weights",
-}
 
 
 def place(graph: Graph, options: CompileOptions, calibration: Calibration | None = None) -> Plan:
@@ -165,7 +156,7 @@ class _Placer:
         for match in self.edges.active.values():
             for number, operand in enumerate(match.operands):
                 if (match.name, number) not in self.edges.readings:
-                    readers.setdefault(operand, []).append((match, number))
+                    readers.setdefault(self._origin(operand), []).append((match, number))
         read = {}
         for operand, who in readers.items():
             static = self.options.activations == "static" or any(
@@ -175,9 +166,23 @@ class _Placer:
             for match, number in who:
                 kind = Granularity.TENSOR if static else _granularity(match, number)
                 if kind not in names:
-                    names[kind] = self._upload(operand, kind, static)
+                    exponent = self._upload_exponent(match.operands[number]) if static else None
+                    names[kind] = self._upload(operand, kind, exponent)
                 read[match.name, number] = names[kind]
         return read
+
+    def _origin(self, operand: Operand) -> Operand:
+        """The value of which an operand is a view, so that the host need not make the view."""
+        found, value = operand, operand.value
+        steps: list[Node] = []
+        while (node := self.values.nodes.get(value)) and node.target in PERMUTATIONS:
+            steps.insert(0, node)
+            value = first_reference(node)
+            shape = self.values.shape(value)
+            view = find_origin(shape, steps, operand.view, operand.shape)
+            if view is not None:
+                found = Operand(value, operand.shape, view)
+        return found
 
     def _needs_static(self, match: Match) -> bool:
         if match.name in self.edges.words:
@@ -185,10 +190,13 @@ class _Placer:
         plain = match.kernel == match.stride == (1, 1) and not any(match.padding)
         return match.kind == Kind.CONVOLUTION and not plain
 
-    def _upload(self, operand: Operand, kind: Granularity, static: bool) -> str:
-        exponent = self._exponent(operand.value) if static else None
-        if static and exponent is None:
+    def _upload_exponent(self, operand: Operand) -> int:
+        exponent = self._exponent(operand.value)
+        if exponent is None:
             raise ValueError(f"exponent of {operand.value} must be given or calibrated")
+        return exponent
+
+    def _upload(self, operand: Operand, kind: Granularity, exponent: int | None) -> str:
         name = self.tensors.add(operand.value, operand.shape, exponent, kind)
         self.uploads[name] = Upload(operand.value, name, operand.view)
         return name
@@ -270,34 +278,12 @@ class _Placer:
             tensors=dict(self.tensors.found),
             layers={name: self.layers[name] for name in order},
             steps=steps,
-            placements=tuple(self._placements({node.name for node in host})),
+            placements=tuple(
+                placements(
+                    self.values, self.matches, self.edges, self.layers, {n.name for n in host}
+                )
+            ),
         )
-
-    def _placements(self, host: set[str]) -> Iterable[Placement]:
-        owners = {node: layer for layer in self.layers.values() for node in layer.nodes}
-        for node in self.graph.nodes:
-            layer = owners.get(node.name)
-            if layer is not None:
-                match = self.matches.found[layer.name]
-                if node.name == layer.name:
-                    yield Placement(node.name, True, _ON_ARRAY[match.kind], layer.name, match.macs)
-                else:
-                    yield Placement(node.name, True, f"part of {layer.name}", layer.name)
-            elif node.name not in host and node.target in VIEWS:
-                yield Placement(node.name, True, "read as it lies")
-            elif node.name not in host:
-                yield Placement(node.name, False, "nothing needs it")
-            else:
-                yield self._on_host(node.name)
-
-    def _on_host(self, name: str) -> Placement:
-        found = self.matches.found.get(name)
-        macs = self.matches.macs.get(name, 0 if found is None else found.macs)
-        reason = self.edges.refused.get(name) or self.matches.refused.get(name)
-        for match in self.edges.active.values():
-            if name == match.final != match.value:
-                reason = f"{match.name} gives exact sums"
-        return Placement(name, False, reason or host_reason(self.values.nodes[name]), macs=macs)
 
 
 def _granularity(match: Match, number: int) -> Granularity:
