@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -241,6 +242,17 @@ def test_a_simulator_that_dies_is_told(back_end: str) -> None:
             device.run(tuple(words_of(Opcode.NOP)))
 
 
+def living(group: int) -> list[str]:
+    """Processes of a group, but for those that have ended and that nobody has asked about."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, leader = file.read_text().rpartition(")")[2].split()[:3]
+            if int(leader) == group and state != "Z":
+                found.append(file.parent.name)
+    return found
+
+
 @pytest.mark.parametrize("back_end", ["icarus", "verilator"])
 @pytest.mark.parametrize("how", ["close", "forget"])
 def test_no_process_is_left(back_end: str, how: str) -> None:
@@ -255,8 +267,7 @@ def test_no_process_is_left(back_end: str, how: str) -> None:
     del device
     gc.collect()
     process.wait(20)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)
+    assert not living(group)
 
 
 def test_a_simulator_ends_when_python_is_killed() -> None:
