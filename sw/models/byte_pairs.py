@@ -45,7 +45,7 @@ class BytePairs:
 
         Bytes that the vocabulary lacks (SmolLM2's: some that never occur in UTF-8) are left out.
         """
-        characters = _characters()
+        characters = byte_characters()
         found: list[int] = []
         for part in _digit_pattern().split(text) if self._digits else [text]:
             for word in _word_pattern().findall(part):
@@ -57,7 +57,7 @@ class BytePairs:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
-        values = {character: byte for byte, character in _characters().items()}
+        values = {character: byte for byte, character in byte_characters().items()}
         text = "".join(self._tokens[token] for token in tokens)
         return bytes(values[c] for c in text if c in values).decode(errors="replace")
 
@@ -91,7 +91,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> BytePairs:
 
 
 @functools.cache
-def _characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     """A visible character per byte: itself, or the next one from 256 on."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
