@@ -338,7 +338,7 @@ def test_broken_files_give_one_kind_of_error(draw: st.DataObject) -> None:
 def test_yolox_nano_loads_with_all_its_parameters() -> None:
     module, (example,) = load_onnx(datasets.path_of("yolox-nano", "yolox_nano.onnx"))
     assert tuple(example.shape) == (1, 3, 416, 416)
-    # Published, less the 18 integers that three shapes hold.
+    # As published, less 18 elements of shapes, slices and scales, which are settled at loading.
     assert sum(p.numel() for p in module.parameters()) == 904_481 - 18
 
 
