@@ -2,279 +2,314 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from atreides import digits
-from hw.emit import emit
-from hw.neuron import Neuron
-from sim.lanes import layout_of
-from sim.plan import Plan, VectorLane
-from sim.runner import compare
-from sim.scoreboard import Scoreboard
-from sw import tensor
-from sw.format import SFx
+from atreides import demo_pipeline, demo_report, digits
+from atreides.demo_hardware import HardwareBuild
+from atreides.demo_results import Agreement, Results, Row, Training
+from atreides.report import Folder
+from sim.machine_device import make_device
+from sim.machine_job import MachineFailed
+from sim.runner import MissingSimulator, SimulationFailed
+from sw.compiler.graph import Graph
+from sw.config import MachineConfig
+from sw.runtime.artefact import Artefact
 
-SEED = 1
-#: Epochs of training the float network and of healing the quantized one.
-TRAINING, HEALING = 40, 15
-#: Neurons side by side in the simulated RTL, one number per layer.
-LANES = (16, 10)
-#: The longest dot product of the network.
-MAX_TERMS = 64
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training leaves: the data, one accuracy and two quantized networks."""
-
-    data: digits.Digits
-    float_accuracy: float
-    vanilla: list[digits.Layer]
-    healed: list[digits.Layer]
+SEED: Final = 1
+#: Images per run of the network.
+BATCH: Final = 16
+#: Epochs of training and of healing.
+EPOCHS: Final = 24
+HEALING: Final = 6
+#: Test images that there are.
+TEST_IMAGES: Final = 359
+#: Words of memory that hold the network and a batch, and the parameters of its layers.
+MACHINE: Final = MachineConfig(
+    bits=8, slots=1024, bias_bits=16, parameters=64, row_parameters=8, max_terms=4096
+)
+#: Other widths that accuracy is shown for, and the epochs of healing at each.
+WIDTHS: Final = (3, 4, 5, 6)
+WIDTHS_HEALING: Final = 3
+#: Exit status where words differ, or the machine or its simulator fails.
+FAILURE: Final = 1
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """One execution compared with the integer model."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for: sizes of everything that takes time."""
 
-    label: str
+    config: MachineConfig
+    epochs: int
+    healing: int
     images: int
-    words: int
-    differing: int
-    seconds: float
+    rtl_images: int
+    icarus_images: int
+    widths: tuple[int, ...]
 
 
 def demo(
     bits: Annotated[int, typer.Option(min=3, max=16, help="Width of weights and activations.")] = 8,
     images: Annotated[
-        int, typer.Option(min=0, help="Test images to run on the RTL in Verilator, of 359.")
-    ] = 359,
+        int, typer.Option(min=1, max=TEST_IMAGES, help="Test images on the machine model.")
+    ] = TEST_IMAGES,
+    rtl_images: Annotated[
+        int, typer.Option(min=0, max=TEST_IMAGES, help="On the RTL in Verilator.")
+    ] = TEST_IMAGES,
     icarus_images: Annotated[
-        int, typer.Option(min=0, help="Test images to run on the RTL in Icarus Verilog.")
-    ] = 10,
-    output: Annotated[Path, typer.Option(help="Folder for the Verilog.")] = Path("build/demo"),
+        int, typer.Option(min=0, max=TEST_IMAGES, help="In Icarus Verilog: a minute for each.")
+    ] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = EPOCHS,
+    healing: Annotated[int, typer.Option(min=0, help="Epochs of healing.")] = HEALING,
+    widths: Annotated[bool, typer.Option(help="Also try other widths of words.")] = True,
+    output: Annotated[Path, typer.Option(help="Folder for what it makes.")] = Path("build/demo"),
 ) -> None:
-    """Train a network on handwritten digits, quantize it to Superfloat, heal it, and run it on the
-    integer model, on tensors and on the RTL in two simulators.
+    """Train a network on handwritten digits, quantize it to Superfloat, heal it, compile it for an
+    8 x 8 array, and run it on the tensor model, on the machine model and on the RTL.
 
-    Exit status 0 if every word agrees everywhere, 1 if not.
+    Writes a report, the compiled network and the machine's Verilog. Exit status 0 if every word of
+    every layer agrees everywhere, 1 if not.
     """
-    verilog = _Folder(output)
+    folder = _folder(output)
+    others = tuple(b for b in WIDTHS if b != bits) if widths else ()
+    config = replace(MACHINE, bits=bits)
+    wanted = Wanted(config, epochs, healing, images, rtl_images, icarus_images, others)
     console = Console()
-    format = SFx(bits)
-    columns = TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        stage = _Stages(progress)
-        trained = _train(format, stage)
-        words = tensor.encode(trained.data.test_images.numpy(), format)
-        rows, healed_logits = _compare(
-            trained.healed, words, format, (images, icarus_images), stage
-        )
-        files, _ = stage("emitting Verilog", _write_verilog, format, verilog)
-    vanilla_logits = digits.run_on_tensors(trained.vanilla, words, format)[-1]
-    labels = trained.data.test_labels.numpy()
-    accuracy = Table(title=f"Accuracy on {len(labels)} test images", title_justify="left")
-    accuracy.add_column("network")
-    accuracy.add_column("correct", justify="right")
-    accuracy.add_row("float32", f"{trained.float_accuracy:.2%}")
-    for name, logits in (("vanilla", vanilla_logits), ("healed", healed_logits)):
-        correct = float(np.mean(_values(logits).argmax(axis=1) == labels))
-        accuracy.add_row(f"{format} weights and activations, {name}", f"{correct:.2%}")
-    console.print(accuracy)
-    console.print(_agreement_table(rows))
-    console.print(f"Verilog: {', '.join(map(str, files))}")
-    if any(row.differing for row in rows):
+    try:
+        results = _run(wanted, folder, console)
+        report = folder.write("report.html", demo_report.page(results))
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+    except (MissingSimulator, SimulationFailed, MachineFailed) as error:
+        typer.echo(f"atreides: {error}", err=True)
+        raise typer.Exit(FAILURE) from error
+    demo_report.show(results, console)
+    for agreement in results.agreements:
+        if agreement.difference:
+            console.print(f"[red]{agreement.label}:[/] {agreement.difference}", highlight=False)
+    console.print(f"Report: {report}", highlight=False)
+    if not results.agrees:
         console.print("[bold red]Words differ.")
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
     console.print("[bold green]Every word agrees.")
 
 
+def _run(wanted: Wanted, folder: Folder, console: Console) -> Results:
+    """All stages, one after the other; Verilator compiles meanwhile."""
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        simulator = wanted.rtl_images > 0
+        build = stack.enter_context(HardwareBuild(wanted.config, folder.path, simulator))
+        stage = _Stages(stack.enter_context(_progress(console)))
+        stack.enter_context(demo_pipeline.one_thread())
+        data = digits.load(SEED)
+        training = _train(data, wanted.epochs, stage)
+        graph, compiled = _compile(training, data, wanted, stage)
+        rows = _rows(training, compiled, data, wanted.config)
+        widths = _widths(training, graph, data, wanted, stage)
+        compiled.healed.save(folder.path / "network")
+        agreements = tuple(_agreements(training, compiled, data, wanted, build, stage))
+        verilog = tuple((file.name, file.stat().st_size) for file in build.wait())
+        layers = demo_pipeline.layer_costs(compiled.healed)
+        return Results(
+            config=wanted.config,
+            data=data,
+            seed=SEED,
+            batch=BATCH,
+            training=training,
+            accuracies=rows,
+            healing=compiled.losses,
+            agreements=agreements,
+            layers=layers,
+            cycles=demo_pipeline.batch_cycles(compiled.healed, data.test_images),
+            weights=demo_pipeline.weight_distributions(compiled),
+            activations=demo_pipeline.activation_distributions(compiled, data),
+            widths=widths,
+            roofline=demo_pipeline.roofline(layers, wanted.config),
+            verilog=verilog,
+            command=_command(wanted),
+            seconds=time.perf_counter() - started,
+        )
+
+
 class _Stages:
-    """Runs the steps of the demo one after the other, each with a line of progress."""
+    """Steps of the demo, each with a line of progress."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+        self._progress = progress
 
-    def __call__(
-        self, label: str, function: Callable[..., Result], *arguments: object
-    ) -> tuple[Result, float]:
-        task = self.progress.add_task(label, total=None)
-        started = time.perf_counter()
-        result = function(*arguments)
-        self.progress.update(task, total=1, completed=1)
-        return result, time.perf_counter() - started
-
-    def counter(self, label: str, total: int) -> Callable[[], None]:
-        """A function to call once per unit of work."""
-        task = self.progress.add_task(label, total=total)
-        return lambda: self.progress.advance(task)
+    @contextlib.contextmanager
+    def __call__(self, label: str, total: int | None = None) -> Iterator[_Stage]:
+        task = self._progress.add_task(label, total=total)
+        yield _Stage(self._progress, task)
+        done = self._progress.tasks[task].total or 1
+        self._progress.update(task, total=done, completed=done)
 
 
-def _train(format: SFx, stage: _Stages) -> Trained:
-    torch.manual_seed(SEED)
-    generator = torch.Generator().manual_seed(SEED)
-    data = digits.load(SEED)
-    model = digits.network()
-    progress = stage.counter("training in float32", TRAINING)
-    digits.fit(model, model, data, TRAINING, 2e-3, generator, progress)
-    with torch.no_grad():
-        predictions = model(data.test_images).argmax(dim=1)
-    float_accuracy = float((predictions == data.test_labels).double().mean())
-    quantized = digits.Quantized(model, format, data.train_images)
-    vanilla = quantized.layers()
-    progress = stage.counter(f"healing at {format}", HEALING)
-    digits.fit(quantized.forward, model, data, HEALING, 5e-4, generator, progress)
-    return Trained(data, float_accuracy, vanilla, quantized.layers())
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One line of progress."""
+
+    progress: Progress
+    task: TaskID
+
+    def step(self) -> None:
+        self.progress.advance(self.task)
+
+    def steps(self, done: int, total: int) -> None:
+        self.progress.update(self.task, total=total, completed=done)
 
 
-def _compare(
-    layers: list[digits.Layer],
-    words: np.ndarray,
-    format: SFx,
-    rtl_images: tuple[int, int],
-    stage: _Stages,
-) -> tuple[list[Agreement], np.ndarray]:
-    """Every execution against the integer model, and the logits' words, (images, classes)."""
-    want, slow = stage("integer model", digits.run_on_integers, layers, words, format)
-    total = sum(result.size for result in want)
-    rows = [Agreement("integer model", len(words), total, 0, slow)]
-    got, seconds = stage("tensor model", digits.run_on_tensors, layers, words, format)
-    differing = sum(int(np.sum(g != w)) for g, w in zip(got, want, strict=True))
-    rows.append(Agreement("tensor model", len(words), total, differing, seconds))
-    for simulator, limit in zip(("verilator", "icarus"), rtl_images, strict=True):
-        count = min(limit, len(words))
-        if count:
-            values = [words[:count], *(result[:count] for result in want)]
-            title = f"RTL in {simulator}, {count} images"
-            board, seconds = stage(
-                title,
-                _run_on_rtl,
-                layers,
-                values,
-                format,
-                simulator,
-            )
-            label = f"RTL in {simulator} ({board.cycles:,} cycles)"
-            drained = sum(value.size for value in values[1:])
-            rows.append(Agreement(label, count, drained, len(board.mismatches), seconds))
-    return rows, got[-1]
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description:<44}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=console)
 
 
-def _run_on_rtl(
-    layers: list[digits.Layer], values: list[np.ndarray], format: SFx, simulator: str
-) -> Scoreboard:
-    """Drive images, layer by layer, through rows of neurons, and compare each drained word.
+def _train(data: digits.Digits, epochs: int, stage: _Stages) -> Training:
+    losses: list[float] = []
+    accuracies: list[float] = []
+    with stage("training in float32, epochs", epochs) as line:
 
-    ``values`` holds the words that enter the first layer and those that leave each one.
-    """
-    components, lanes = [], []
-    for number, layer in enumerate(layers):
-        for lane in range(LANES[number]):
-            neuron = Neuron(format, MAX_TERMS, layer.output, digits.BIAS_FORMAT)
-            inputs, expected, mask = _steps(layer, values[number], values[number + 1], lane, number)
-            layout = layout_of(neuron)
-            components.append(neuron)
-            lanes.append(
-                VectorLane(
-                    f"layer {number} lane {lane}",
-                    layout,
-                    [layout.pack_inputs(ports) for ports in inputs],
-                    [layout.pack_outputs({"o": word}) for word in expected],
-                    [layout.pack_outputs({"o": bits}) for bits in mask],
-                )
-            )
-    return compare(components, Plan(tuple(lanes), clocked=True, seed=SEED), simulator)
+        def note(loss: float, accuracy: float) -> None:
+            losses.append(loss)
+            accuracies.append(accuracy)
+            line.step()
+
+        network = digits.train(data, epochs, SEED, note)
+    return Training(network, tuple(losses), tuple(accuracies))
 
 
-def _steps(
-    layer: digits.Layer, entering: np.ndarray, leaving: np.ndarray, lane: int, number: int
-) -> tuple[list[dict[str, int]], list[int], list[int]]:
-    """One lane's ports, expected words and masks: its neurons in turn, then the next image."""
-    terms, outputs = layer.weights.shape
-    width = LANES[number]
-    inputs, expected, mask = [], [], []
-    for image, results in zip(entering.tolist(), leaving.tolist(), strict=True):
-        for neuron in range(lane, outputs, width):
-            weights = layer.weights[:, neuron].tolist()
-            inputs += [
-                {"a": a, "b": b, "first": k == 0, "valid": 1}
-                for k, (a, b) in enumerate(zip(image, weights, strict=True))
-            ]
-            inputs.append(
-                {
-                    "column_shift": int(layer.column_shift[neuron]),
-                    "bias": int(layer.bias[neuron]),
-                    "select": layer.activation == "relu",
-                }
-            )
-            expected += [0] * terms + [results[neuron]]
-            mask += [0] * terms + [(1 << layer.output.bits) - 1]
-    return inputs, expected, mask
-
-
-def _values(words: np.ndarray) -> np.ndarray:
-    return tensor.decode(words, digits.LOGIT_FORMAT)
-
-
-def _agreement_table(rows: list[Agreement]) -> Table:
-    table = Table(title="The same words everywhere", title_justify="left")
-    table.add_column("executed on")
-    for name in ("images", "words", "differing", "seconds", "images/s"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row.label,
-            f"{row.images}",
-            f"{row.words:,}",
-            f"{row.differing}",
-            f"{row.seconds:.2f}",
-            f"{row.images / row.seconds:,.1f}",
+def _compile(
+    training: Training, data: digits.Digits, wanted: Wanted, stage: _Stages
+) -> tuple[Graph, demo_pipeline.Compiled]:
+    with stage("tracing and folding"):
+        graph = demo_pipeline.traced(training.network, data, BATCH)
+    label = f"compiling for {wanted.config.format} and healing, epochs"
+    with stage(label, wanted.healing) as line:
+        made = demo_pipeline.compiled(
+            training.network, graph, data, wanted.config, wanted.healing, SEED, line.step
         )
-    return table
+    return graph, made
 
 
-class _Folder:
-    """A folder that is there and can be written to, else the mistake is the user's."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise typer.BadParameter(
-                f"output must be a folder that can be written to, not {str(path)!r}"
-                f" ({error.strerror})"
-            ) from None
-        self.path = path
-
-    def write(self, name: str, text: str) -> Path:
-        """Write a file whole or not at all."""
-        target = self.path / name
-        with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False) as stream:
-            stream.write(text)
-        os.replace(stream.name, target)
-        return target
+def _rows(
+    training: Training,
+    compiled: demo_pipeline.Compiled,
+    data: digits.Digits,
+    config: MachineConfig,
+) -> tuple[Row, ...]:
+    """The network in float32, rounded, and healed, on all test images."""
+    return (
+        Row("float32", digits.predict(training.network, data.test_images)),
+        demo_pipeline.on_tensors(f"{config.format}, rounded", compiled.rounded, data),
+        demo_pipeline.on_tensors(f"{config.format}, healed", compiled.healed, data),
+    )
 
 
-def _write_verilog(format: SFx, folder: _Folder) -> list[Path]:
-    """The neurons of both layers as Verilog."""
-    return [
-        folder.write(f"{name}.v", emit(Neuron(format, MAX_TERMS, output, digits.BIAS_FORMAT), name))
-        for name, output in (("hidden_neuron", format), ("output_neuron", digits.LOGIT_FORMAT))
-    ]
+def _widths(
+    training: Training, graph: Graph, data: digits.Digits, wanted: Wanted, stage: _Stages
+) -> dict[int, tuple[float, float]]:
+    """Accuracy at other widths, rounded and healed, on the tensor model."""
+    found: dict[int, tuple[float, float]] = {}
+    if not wanted.widths:
+        return found
+    with stage("healing at other widths, epochs", len(wanted.widths) * WIDTHS_HEALING) as line:
+        for bits in wanted.widths:
+            config = replace(wanted.config, bits=bits)
+            made = demo_pipeline.compiled(
+                training.network, graph, data, config, WIDTHS_HEALING, SEED, line.step
+            )
+            rows = (
+                demo_pipeline.on_tensors(name, artefact, data)
+                for name, artefact in (("rounded", made.rounded), ("healed", made.healed))
+            )
+            rounded, healed = (row.accuracy(data) for row in rows)
+            found[bits] = rounded, healed
+    return found
+
+
+def _agreements(
+    training: Training,
+    compiled: demo_pipeline.Compiled,
+    data: digits.Digits,
+    wanted: Wanted,
+    build: HardwareBuild,
+    stage: _Stages,
+) -> Iterator[Agreement]:
+    """Every back end against the tensor model."""
+    yield _agreement("machine model", compiled.healed, "model", data, wanted.images, stage)
+    with stage("emitting and compiling the RTL"):
+        build.wait()
+        if wanted.rtl_images:
+            make_device(wanted.config, "verilator").close()
+    if wanted.rtl_images:
+        label = "RTL in Verilator"
+        yield _agreement(label, compiled.healed, "verilator", data, wanted.rtl_images, stage)
+    if wanted.icarus_images:
+        single = compiled.single(training.network, data.test_images)
+        yield _agreement("RTL in Icarus", single, "icarus", data, wanted.icarus_images, stage)
+
+
+def _agreement(
+    label: str,
+    artefact: Artefact,
+    back_end: str,
+    data: digits.Digits,
+    images: int,
+    stage: _Stages,
+) -> Agreement:
+    with (
+        stage(f"{label}, {images} images, steps") as line,
+        contextlib.closing(make_device(artefact.config, back_end)) as device,
+    ):
+        return demo_pipeline.compare(label, artefact, device, data.test_images[:images], line.steps)
+
+
+def _command(wanted: Wanted) -> str:
+    """The command that gives the same again."""
+    given = {
+        "--bits": (wanted.config.bits, MACHINE.bits),
+        "--images": (wanted.images, TEST_IMAGES),
+        "--rtl-images": (wanted.rtl_images, TEST_IMAGES),
+        "--icarus-images": (wanted.icarus_images, 0),
+        "--epochs": (wanted.epochs, EPOCHS),
+        "--healing": (wanted.healing, HEALING),
+    }
+    words = [f"{name} {value}" for name, (value, usual) in given.items() if value != usual]
+    words += [] if wanted.widths else ["--no-widths"]
+    return " ".join([".venv/bin/atreides demo", *words]) if words else "make demo"
+
+
+def _folder(path: Path) -> Folder:
+    """The folder of outputs, else the mistake is the user's."""
+    try:
+        return Folder(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> typer.BadParameter:
+    reason = error.strerror or str(error)
+    return typer.BadParameter(
+        f"output must be a folder that can be written to, not {str(path)!r} ({reason})"
+    )
