@@ -268,11 +268,11 @@ def pareto(title: str, choices: Sequence[Choice], cost: str, format: str = "svg"
 
 
 def _apart(choices: Sequence[Choice]) -> list[Choice]:
-    """Those whose names have room: none within a few percent of one that is named."""
+    """Those whose names have room: none close to one that is named."""
     found: list[Choice] = []
     for choice in choices:
         near = (
-            0.93 < choice.cycles / other.cycles < 1.07 and 0.6 < choice.cost / other.cost < 1.6
+            0.87 < choice.cycles / other.cycles < 1.15 and 0.6 < choice.cost / other.cost < 1.6
             for other in found
         )
         if not any(near):
