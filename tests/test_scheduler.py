@@ -40,7 +40,7 @@ def test_a_small_network_is_one_program(config: MachineConfig) -> None:
     assert_exact(net, schedule(net.plan()), apart=True)
 
 
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (7, 7), (1, 3)])
 @pytest.mark.parametrize("host", [True, False])
 def test_kernels_with_strides_padding_and_dilation(kernel: tuple[int, int], host: bool) -> None:
     net = Network(ARRAYS["4x8 SF8"], seed=sum(kernel))
@@ -115,7 +115,7 @@ def test_products_of_tensors(
         assert_exact(net, schedule(net.plan()), times=1)
 
 
-@pytest.mark.parametrize("channels", [1, 5, 8, 19])
+@pytest.mark.parametrize("channels", [1, 19])
 def test_sums_of_tensors(config: MachineConfig, channels: int) -> None:
     net = Network(config, seed=channels)
     net.upload("a", 2, 4, 5, channels, exponent=0, border=(1, 1, 1, 1))
@@ -128,7 +128,7 @@ def test_sums_of_tensors(config: MachineConfig, channels: int) -> None:
     assert_exact(net, schedule(net.plan()))
 
 
-@pytest.mark.parametrize("batch", [1, 3, 20])
+@pytest.mark.parametrize("batch", [1, 20])
 def test_a_global_average_needs_no_diagonal(config: MachineConfig, batch: int) -> None:
     net = Network(config)
     net.upload("x", batch, 4, 3, 19)

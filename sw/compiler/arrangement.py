@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sw.compiler.layers import Add, Download, LayerStep, Matmul, Plan, Upload
 from sw.compiler.layout import Border, Layout
-from sw.compiler.memory import Item, Outside, Packing, choose, largest_gap, overlaps, pack
+from sw.compiler.memory import Item, Outside, Packing, choose, largest_gap, overlaps, overload, pack
 from sw.compiler.operands import Described
 from sw.compiler.tiling import Staged, Tiler
 from sw.config import MachineConfig
@@ -128,7 +128,7 @@ class _Attempt:
         self.end = max(len(plan.steps) - 1, 0)
         self.kept: set[str] = set()
         self.streamed: set[str] = set()
-        self.smallest: dict[tuple[str, Staged], int] = {}
+        self.smallest: dict[object, int] = {}
 
     def arrange(self) -> Arrangement | Item:
         """The arrangement, or the item that has no room."""
@@ -142,6 +142,10 @@ class _Attempt:
         packing, resident = Packing({}, 0), set[str]()
         for apart in (True, False) if whole else (False,):
             items = self._tensors(apart) + scratch
+            step = overload([*items, *weights], self.config.memory_words)
+            if step is not None and not apart:
+                living = [i for i in scratch if i.first == step]
+                return living[0] if living else Item(self._name(step), 0, step, step)
             packing, resident = _with_weights(
                 items,
                 weights,
@@ -157,6 +161,10 @@ class _Attempt:
             return packing.failed
         final = items + [_resident(w, self.end) if w.name in resident else w for w in weights]
         return self._arranged(final, packing, resident)
+
+    def _name(self, step: int) -> str:
+        """What a step is called."""
+        return next((d.name for d in self.described.values() if d.step == step), f"step {step}")
 
     def _tensors(self, apart: bool) -> list[Item]:
         """Tensors in memory; ``apart`` keeps those with a border to themselves."""
@@ -201,10 +209,10 @@ class _Attempt:
         for d in self.described.values():
             staged = self._staged(d)
             if staged:
-                key = d.name, staged
-                if key not in self.smallest:
-                    self.smallest[key] = Tiler(d, staged, self.config).smallest().room
-                room = self.smallest[key]
+                tiler = Tiler(d, staged, self.config)
+                if tiler.key not in self.smallest:
+                    self.smallest[tiler.key] = tiler.smallest().room
+                room = self.smallest[tiler.key]
                 found.append(Item(f"{SCRATCH}{d.name}", room, d.step, d.step, self.config.columns))
         return found
 
@@ -295,9 +303,11 @@ def _with_weights(
     With ``spare`` half of what is left over is left to the pieces of layers that are cut.
     """
     words = config.memory_words
-    packing = pack([*items, *(_resident(w, end) for w in weights)], words, 0, apart)
-    if packing.failed is None or whole_only:
-        return packing, {w.name for w in weights}
+    everything = [*items, *(_resident(w, end) for w in weights)]
+    if whole_only or overload(everything, words) is None:
+        packing = pack(everything, words, 0, apart)
+        if packing.failed is None or whole_only:
+            return packing, {w.name for w in weights}
     packing = pack([*items, *weights], words, 0, apart)
     if packing.failed is not None:
         return packing, set()

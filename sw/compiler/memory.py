@@ -60,7 +60,8 @@ def pack(
 
     The largest come first, each at the lowest offset with room (first fit decreasing): what lives
     side by side is packed as if by size, what follows reuses it. If that fails other orders are
-    tried: by when they begin to live, by when they end.
+    tried: by when they begin to live, by when they end. Where more words live in a step than there
+    is room for, none is.
 
     Parameters
     ----------
@@ -79,10 +80,24 @@ def pack(
     )
     found = [_pack(sorted(items, key=orders[0]), capacity, start, apart)]
     for order in orders[1:]:
-        if found[-1].failed is None:
+        if found[-1].failed is None or overload(items, capacity - start) is not None:
             return found[-1]
         found.append(_pack(sorted(items, key=order), capacity, start, apart))
     return found[-1] if found[-1].failed is None else found[0]
+
+
+def overload(items: Iterable[Item], capacity: int) -> int | None:
+    """The first step in which more words live than there is room for, None if there is none."""
+    changes: dict[int, int] = {}
+    for item in items:
+        changes[item.first] = changes.get(item.first, 0) + item.size
+        changes[item.last + 1] = changes.get(item.last + 1, 0) - item.size
+    living = 0
+    for step in sorted(changes):
+        living += changes[step]
+        if living > capacity:
+            return step
+    return None
 
 
 def _pack(items: list[Item], capacity: int, start: int, apart: Sequence[Outside]) -> Packing:

@@ -49,7 +49,7 @@ from sw.compiler.schedule import (
     WriteWords,
 )
 from sw.compiler.staging import Context, steps
-from sw.compiler.tiling import Tiler
+from sw.compiler.tiling import Cut, Tiler
 
 
 def schedule(plan: Plan) -> Schedule:
@@ -98,6 +98,7 @@ class _Emitter:
         self.config = self.plan.config
         self.steps = [[] for _ in self.plan.steps]
         self._program = ProgramBuilder(self.config)
+        self._cuts: dict[object, Cut] = {}
         self._began = 0  # the step whose commands get the program that is open
 
     def schedule(self) -> Schedule:
@@ -216,7 +217,10 @@ class _Emitter:
         arranged, name = self.arrangement, layer.name
         tiler = Tiler(layer, arranged.staged[name], self.config)
         offset, room = arranged.scratch.get(name, (0, 0))
-        cut = tiler.best(room)
+        key = tiler.key, room
+        if key not in self._cuts:
+            self._cuts[key] = tiler.best(room)
+        cut = self._cuts[key]
         context = Context(
             self.plan,
             layer,

@@ -106,6 +106,15 @@ class Tiler:
         self.config = config
         self.extents = extents(described)
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that decides the cuts: layers with one key are cut alike."""
+        layer, d = self.described.layer, self.described
+        steps = (layer.stride, layer.dilation) if isinstance(layer, Convolution) else ()
+        alike = (layer.transposed, layer.repeat) if isinstance(layer, Matmul) else ()
+        flags = bool(d.writes), d.zero_slices > 0, d.entries, d.weight_words, d.output
+        return (type(layer), steps, alike, flags, tuple(self.extents.values()), self.staged)
+
     def smallest(self) -> Cut:
         """The cut that takes the least room."""
         return min(self._cuts(), key=lambda cut: (cut.room, cut.exact, cut.cost))
