@@ -169,3 +169,21 @@ def test_slices_of_zeros_are_skipped() -> None:
     found = schedule(net.plan())
     host = assert_exact(net, found, times=1)
     assert host.counters[Counter.SKIPPED_SLICES] == 24 * 5
+
+
+@pytest.mark.parametrize(
+    ("size", "inputs", "outputs", "kernel", "stride", "least"),
+    [(32, 3, 16, 3, 1, 0.98), (16, 32, 32, 3, 1, 0.98), (16, 32, 64, 1, 2, 0.95)],
+)
+def test_layers_of_resnet8_keep_the_array_busy(
+    size: int, inputs: int, outputs: int, kernel: int, stride: int, least: float
+) -> None:
+    net = Network(MachineConfig(bits=8, slots=1024))
+    pad = kernel // 2
+    net.upload("x", 1, size, size, inputs, border=(pad,) * 4)
+    net.tensor("y", 1, size // stride, size // stride, outputs, exponent=1)
+    net.convolution(
+        "conv", "x", outputs, (kernel, kernel), "y", padding=(pad,) * 4, stride=(stride, stride)
+    )
+    host = assert_exact(net, schedule(net.plan()), times=1)
+    assert host.counters[Counter.MACS] >= least * 64 * host.counters[Counter.COMPUTE_CYCLES]

@@ -95,6 +95,14 @@ def test_groups_and_sums_in_any_memory(slots: int, groups: int) -> None:
     assert_exact(net, schedule(net.plan()))
 
 
+def test_an_addition_with_short_sums_uses_fewer_columns() -> None:
+    net = Network(MachineConfig(bits=8, max_terms=8, slots=64))
+    net.upload("x", 1, 3, 3, 13)
+    net.add("sum", "x", "x", net.tensor("y", 1, 3, 3, 13, exponent=1))
+    net.download("y")
+    assert_exact(net, schedule(net.plan()), times=1)
+
+
 def test_what_nothing_can_hold_is_refused_in_one_sentence() -> None:
     net = Network(MachineConfig(bits=8, rows=1, columns=2, slots=1, max_terms=2))
     net.upload("x", 1, 1, 1, 2)

@@ -278,11 +278,16 @@ def _add(layer: Add, step: int, plan: Plan) -> Described:
         a.shape,
         tuple(dict.fromkeys((layer.a, layer.b))),
         writes,
-        2 * config.columns,
+        2 * add_lanes(config),
         parameters=uniform_parameters(shift, 1, config) if shift else None,
         function=code,
         clamp=clamp,
     )
+
+
+def add_lanes(config: MachineConfig) -> int:
+    """Columns that an addition uses: a sum has two terms for each."""
+    return min(config.columns, config.max_terms // 2)
 
 
 def _finish(layer: Layer, output: Shape, plan: Plan) -> tuple[str, Code, int]:

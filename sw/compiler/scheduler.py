@@ -37,7 +37,7 @@ from sw.compiler.lowering import (
     zeroing,
 )
 from sw.compiler.nest import Nest, lower
-from sw.compiler.operands import Described, describe
+from sw.compiler.operands import Described, add_lanes, describe
 from sw.compiler.program import ProgramBuilder
 from sw.compiler.schedule import (
     Command,
@@ -282,7 +282,9 @@ class _Emitter:
                 *shifts, _ = add_shifts(tensors[layer.a], tensors[layer.b], self.config.unity)
                 places = self.places[layer.a], self.places[layer.b]
                 box = (range(n), range(h), range(w), range(c))
-                return add(layer, lanes, box, places, (shifts[0], shifts[1]), finish)
+                return add(
+                    layer, add_lanes(self.config), box, places, (shifts[0], shifts[1]), finish
+                )
 
     def _convolution(self, layer: Convolution, described: Described, finish: Finish) -> list[Nest]:
         panels, lanes = described.panels, self.config.columns

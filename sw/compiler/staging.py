@@ -19,7 +19,7 @@ from sw.compiler.lowering import (
     panel_place,
 )
 from sw.compiler.nest import Loop, Nest
-from sw.compiler.operands import Described
+from sw.compiler.operands import Described, add_lanes
 from sw.compiler.schedule import Command, Place, ReadWords, WriteColumns, WriteWords
 from sw.compiler.tiling import Cut, Staged, span
 
@@ -153,7 +153,9 @@ def _nests(
             first, second, _ = add_shifts(
                 tensors[layer.a], tensors[layer.b], context.plan.config.unity
             )
-            return add(layer, lanes, box, (a, b), (first, second), finish), loads
+            return add(
+                layer, add_lanes(context.plan.config), box, (a, b), (first, second), finish
+            ), loads
 
 
 def _operand(
