@@ -36,8 +36,10 @@ from sw.importers import load as load_model
 from sw.runtime.artefact import Artefact, check_target
 from sw.runtime.session import checked_inputs, in_batches
 
-#: Calibration samples that are taken of a model that brings its own.
-SAMPLES: Final = 64
+#: Calibration samples that are taken of a model that brings its own, and of a large one.
+SAMPLES, FEW_SAMPLES = 64, 2
+#: Parameters from which on a model is large: then a sample takes seconds.
+LARGE: Final = 10_000_000
 #: Largest file of exponents, in bytes.
 _MAX_JSON: Final = 1 << 26
 
@@ -47,7 +49,7 @@ class Wishes:
     """What the user asked for besides the machine: see ``atreides compile --help``."""
 
     calibrate: tuple[Path, ...]
-    samples: int
+    samples: int | None
     activations: str
     exponents: Path | None
     batch: int | None
@@ -74,8 +76,13 @@ def compile(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many of the model's own samples.")
-    ] = SAMPLES,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help=f"How many of the model's own samples; {SAMPLES}, of a large one {FEW_SAMPLES}.",
+        ),
+    ] = None,
     activations: Annotated[
         str, typer.Option(help=f"Exponents of activations: {', '.join(ACTIVATION_MODES)}.")
     ] = "auto",
@@ -175,7 +182,9 @@ def calibration_samples(
         return chunks, "files given"
     if loaded.calibration is None:
         return [], "the example inputs alone"
-    found = loaded.calibration(wishes.samples)
+    size = sum(parameter.numel() for parameter in loaded.module.parameters())
+    few = FEW_SAMPLES if size >= LARGE else SAMPLES
+    found = loaded.calibration(wishes.samples or few)
     joined = [torch.cat(parts) for parts in zip(*found, strict=True)]
     values, count = checked_inputs(traced.graph, joined)
     chunks = [values] if count is None else in_batches(traced.graph, values)
