@@ -64,8 +64,18 @@ def test_every_unit_is_in_a_group() -> None:
     assert sorted(unit for units, _ in GROUPS.values() for unit in units) == sorted(UNITS)
 
 
-@pytest.mark.parametrize("simulator", SIMULATORS)
-@pytest.mark.parametrize("group", GROUPS)
+#: Verilator compiles for half a minute what Icarus runs in seconds: one group of it is quick.
+QUICK = {("icarus", group) for group in GROUPS} | {("verilator", "words")}
+
+
+@pytest.mark.parametrize(
+    ("group", "simulator"),
+    [
+        pytest.param(g, s, marks=() if (s, g) in QUICK else pytest.mark.slow)
+        for g in GROUPS
+        for s in SIMULATORS
+    ],
+)
 def test_units_equal_the_integer_model_under_cocotb(group: str, simulator: str) -> None:
     units, limit = GROUPS[group]
     cases = cases_of(units)

@@ -49,14 +49,18 @@ def product() -> Job:
     return replace(job, memory=words)
 
 
-@pytest.mark.parametrize("back_end", RTL)
+#: cocotb's build for Verilator takes long, and Icarus runs the same testbench.
+RTL_WITH_SLOW = [pytest.param(b, marks=[pytest.mark.slow] * (b == "cocotb-verilator")) for b in RTL]
+
+
+@pytest.mark.parametrize("back_end", RTL_WITH_SLOW)
 def test_random_programs_are_as_on_the_model(back_end: str) -> None:
     coverage, found = run(CONFIG, INSTRUCTIONS[back_end], seed=1, back_end=back_end)
     assert not found, str(found[0])
     assert coverage.instructions >= INSTRUCTIONS[back_end]
 
 
-@pytest.mark.parametrize("back_end", RTL)
+@pytest.mark.parametrize("back_end", RTL_WITH_SLOW)
 def test_stalls_change_no_word(back_end: str) -> None:
     jobs = [(seed, Stimulus(CONFIG, seed).job(20)) for seed in (100, 101)]
     found = compare(jobs, back_end, Stalls(1, 40, 60), Coverage(CONFIG))
@@ -140,6 +144,7 @@ def test_trace_holds_the_window(back_end: str, unit: int, tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.slow
 def test_verilator_writes_fst(tmp_path: Path) -> None:
     path = tmp_path / "wave.fst"
     if not all(Path("/usr/include", header).exists() for header in FST_HEADERS):

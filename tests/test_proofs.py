@@ -28,7 +28,7 @@ def multiplier_netlist(
     return read_verilog(text, "multiplier", libraries, (*PASSES, *SHRINK) if small else PASSES)
 
 
-@pytest.mark.parametrize("width", range(2, 9))
+@pytest.mark.parametrize("width", [*range(2, 8), pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MULTIPLIERS)
 def test_multiplier_equals_the_product_by_satisfiability(name: str, width: int) -> None:
     assert satisfiability.find_wrong_product(multiplier_netlist(name, width), width) is None
@@ -43,7 +43,7 @@ def test_multiplier_equals_the_product_on_every_pair(name: str, width: int) -> N
     assert wrong is None, f"{name} width={width}: {wrong}"
 
 
-@pytest.mark.parametrize("width", [2, 5, 8])
+@pytest.mark.parametrize("width", [2, 5, pytest.param(8, marks=pytest.mark.slow)])
 def test_carry_chains_of_the_ecp5_equal_the_product_by_satisfiability(width: int) -> None:
     netlist = multiplier_netlist("chain", width, "ecp5")
     assert satisfiability.find_wrong_product(netlist, width) is None
