@@ -141,7 +141,7 @@ def content(results: Results) -> dict[str, Any]:
         "cycles_text": (
             f"One batch of {results.batch} images takes {results.cycles:,} cycles of the "
             f"machine: {results.rate:,.0f} images per second at {CLOCK / 1e6:g} MHz, transfers "
-            "of images and logits not counted. Model and RTL count the same cycles."
+            f"of images and logits not counted. {_counted(results)}"
         ),
         "plots": pictures(results),
         "machine": machine(results),
@@ -229,6 +229,16 @@ def _agreement_row(agreement: Agreement) -> tuple[str, ...]:
         f"{agreement.seconds:.1f}",
         f"{agreement.results:,} of layers",
     )
+
+
+def _counted(results: Results) -> str:
+    """Whether back ends that ran the same images count the same cycles."""
+    first, *others = results.agreements
+    others = [other for other in others if other.images == first.images]
+    if not others:
+        return ""
+    alike = all(other.cycles == first.cycles for other in others)
+    return "Model and RTL count the same cycles." if alike else "Model and RTL count other cycles!"
 
 
 def _listed(names: list[str]) -> str:

@@ -123,6 +123,15 @@ def test_page_and_verdict_follow_a_difference(
     assert "RTL in Verilator: layer &lt;stem&gt;: 1 elements differ" in page
 
 
+def test_page_says_whether_cycles_agree(
+    make: Callable[..., Results], without_pictures: None
+) -> None:
+    assert "Model and RTL count the same cycles." in demo_report.page(make())
+    model, rtl = make().agreements
+    page = demo_report.page(make(agreements=(model, replace(rtl, cycles=rtl.cycles + 1))))
+    assert "Model and RTL count other cycles!" in page
+
+
 def test_wrong_images_are_shown_first(make: Callable[..., Results]) -> None:
     results = make()
     shown = demo_report.samples(results)
