@@ -197,7 +197,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         *("models.py:small", "--calibrate", "objects.npy"),
     ),
     "must have the shape (N, 6), not (2, 7)": ("models.py:small", "--calibrate", "wide.npy"),
-    "not NaN or infinite in 1 places": ("models.py:small", "--calibrate", "nan.npy"),
+    "not NaN or infinity in 1 places": ("models.py:small", "--calibrate", "nan.npy"),
     "inputs must be 1 (": (
         *("models.py:small", "--calibrate", "nan.npy", "--calibrate", "nan.npy"),
     ),
