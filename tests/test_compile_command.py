@@ -126,6 +126,13 @@ def test_model_agrees_with_the_tensor_back_end_word_by_word(
     assert "results of layers equal on model and tensor" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("slots", ["2", "8"])
+def test_layers_cut_for_a_small_memory_agree_too(slots: str, folder: Path) -> None:
+    options = ("--rows", "8", "--columns", "8", "--slots", slots)
+    assert main(["compile", "models.py:cnn", "-o", "net", *options]) == 0
+    assert main(["run", "net", "--backend", "model", "--check", "tensor"]) == 0
+
+
 def test_same_model_gives_the_same_bytes(workshop: Path, folder: Path) -> None:
     assert main(["compile", "models.py:small", "-o", "again", *SMALL]) == 0
     for path in (workshop / "small").iterdir():

@@ -235,8 +235,8 @@ def read_place(device: Device, place: Place, shape: tuple[int, int, int, int]) -
 def _layer_ends(plan: Plan, schedule: Schedule) -> dict[tuple[int, int, int], list[str]]:
     """After which section (step, command, section) each layer's result is whole.
 
-    Section -1 is the end of a step: of the last that has a section of a layer whose tensor the host
-    keeps, which is read only after the program.
+    Section -1 is the end of a step: for a layer whose tensor the host keeps, which is read only
+    after the program, and for one whose sums the host drains.
     """
     last: dict[str, tuple[int, int, int]] = {}
     for index, commands in enumerate(schedule.steps):
@@ -244,6 +244,8 @@ def _layer_ends(plan: Plan, schedule: Schedule) -> dict[tuple[int, int, int], li
             if isinstance(command, Run):
                 for part, section in enumerate(command.sections):
                     last[section.layer] = (index, number, part)
+            elif isinstance(command, Drain):
+                last[command.layer] = (index, -1, -1)
     found: dict[tuple[int, int, int], list[str]] = {}
     for step in plan.steps:
         if isinstance(step, LayerStep) and step.layer in last:
