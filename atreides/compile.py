@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atreides.machine_files import FileMistake, load_array
 from atreides.machine_options import machine_command
-from sw.compiler.calibrate import Calibration
+from sw.compiler.calibrate import Calibration, is_calibration_needed
 from sw.compiler.compile import (
     DEFAULT_MACHINE,
     STAGES,
@@ -144,6 +144,8 @@ def compile_model(
     loaded = load_model(model, wishes.batch)
     traced = trace_model(loaded.module, _in_batch(loaded.example_inputs, wishes.batch), stage)
     chunks, origin = calibration_samples(loaded, traced, wishes)
+    if not is_calibration_needed(traced.graph, options):
+        origin = "each input, as the host encodes it"
     calibration: Calibration | Samples | None = chunks or None
     given = None if wishes.exponents is None else _read_exponents(wishes.exponents)
     if isinstance(given, Calibration):

@@ -7,12 +7,20 @@ import json
 import pytest
 import torch
 
-from sw.compiler.calibrate import Calibration, calibrate, calibrated_values
+from sw.compiler.calibrate import (
+    Calibration,
+    calibrate,
+    calibrated_values,
+    is_calibration_needed,
+)
+from sw.compiler.fold import fold
 from sw.compiler.graph import Graph, Input, Node, Ref
-from sw.compiler.options import CompileOptions
+from sw.compiler.options import ACTIVATION_MODES, CompileOptions
+from sw.compiler.place import place
 from sw.config import MachineConfig
 from sw.format import SFx
 from sw.scale import EXPONENT_RULES, ExponentRule, exponent
+from tests import networks
 
 
 def network() -> Graph:
@@ -73,6 +81,22 @@ def test_what_the_array_could_read_or_make_is_calibrated_and_nothing_else() -> N
     assert calibrated_values(network(), options("maximum")) == ("x", "relu", "last")
     held = CompileOptions(MachineConfig(bits=8), host_only=frozenset({"two"}))
     assert calibrated_values(network(), held) == ("x", "relu")
+
+
+@pytest.mark.parametrize("name", ["cnn", "depthwise", "residual", "encoder", "heads", "shared"])
+def test_calibration_is_needed_where_a_plan_has_static_exponents_and_nowhere_else(
+    name: str,
+) -> None:
+    _, inputs = networks.network(name)
+    graph = fold(networks.traced(name))
+    for mode in ACTIVATION_MODES:
+        chosen = CompileOptions(MachineConfig(bits=8), activations=mode)
+        plan = place(graph, chosen, calibrate(graph, chosen, [inputs]))
+        static = any(tensor.exponent is not None for tensor in plan.tensors.values())
+        assert is_calibration_needed(graph, chosen) == static, mode
+        if not static:
+            bare = place(graph, chosen, None)
+            assert (bare.steps, bare.tensors) == (plan.steps, plan.tensors)
 
 
 def test_values_that_are_all_zero_have_exponent_zero() -> None:

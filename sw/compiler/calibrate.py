@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sw.compiler.candidates import Values
+from sw.compiler.edges import decide, needs_static
 from sw.compiler.graph import Graph
 from sw.compiler.match import find_matches
 from sw.compiler.options import CompileOptions
@@ -125,6 +126,19 @@ def calibrate(
     if rule == "squared_error":
         found = _by_squared_error(_runs(graph, names, inputs), found, form)
     return Calibration(form, rule, found, maxima)
+
+
+def is_calibration_needed(graph: Graph, options: CompileOptions) -> bool:
+    """Whether any value has a static exponent: not if the host finds all of them as it encodes.
+
+    Were all exponents alike, no addition would stay on the host for exponents that lie apart; what
+    is not words then is not words with any exponents.
+    """
+    matches = find_matches(graph, options)
+    if options.activations == "static":
+        return bool(matches.found)
+    edges = decide(matches, Values(graph), options, dict.fromkeys(matches.found, 0))
+    return any(needs_static(match, edges) for match in edges.active.values())
 
 
 def calibrated_values(graph: Graph, options: CompileOptions) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from sw.compiler.calibrate import Calibration, calibrate
+from sw.compiler.calibrate import Calibration, calibrate, is_calibration_needed
 from sw.compiler.fold import fold
 from sw.compiler.graph import Graph
 from sw.compiler.layers import Plan
@@ -68,7 +68,8 @@ def compile(
         What its ``forward`` takes by position; the shapes become the artefact's.
     config : MachineConfig
     calibration : Calibration, or iterable of tuples of torch.Tensor, optional
-        Exponents of activations, or inputs to find them with; the example inputs if omitted.
+        Exponents of activations, or inputs to find them with; the example inputs if omitted. Not
+        looked at where the host finds all exponents as it encodes.
     example : sequence of torch.Tensor, optional
         Inputs for which every layer's checksum is stored; the example inputs if omitted.
     source : mapping of str to plain data, optional
@@ -114,7 +115,11 @@ def compile_traced(
     """Compile what :func:`trace_model` gives; arguments as for :func:`compile`."""
     told = stage or _nothing
     options = replace(options or CompileOptions(), machine=config)
-    if not isinstance(calibration, Calibration):
+    if not isinstance(calibration, Calibration) and not is_calibration_needed(
+        traced.graph, options
+    ):
+        calibration = None
+    elif not isinstance(calibration, Calibration):
         told("calibrate")
         samples = [traced.example] if calibration is None else calibration
         calibration = calibrate(traced.graph, options, samples)

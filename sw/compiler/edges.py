@@ -114,6 +114,14 @@ def decide(
     return edges
 
 
+def needs_static(match: Match, edges: Edges) -> bool:
+    """Whether what a match reads must have a static exponent: if it makes words or has windows."""
+    if match.name in edges.words:
+        return True
+    plain = match.kernel == match.stride == (1, 1) and not any(match.padding)
+    return match.kind == Kind.CONVOLUTION and not plain
+
+
 #: An operand of a match, by its number; None for whatever the host does.
 _Use: TypeAlias = "tuple[str, int] | None"
 

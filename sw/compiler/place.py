@@ -9,7 +9,7 @@ import torch
 
 from sw.compiler.calibrate import Calibration
 from sw.compiler.candidates import Kind, Match, Matches, Operand, Values, first_reference
-from sw.compiler.edges import Edges, decide
+from sw.compiler.edges import Edges, decide, needs_static
 from sw.compiler.graph import Graph, Node
 from sw.compiler.indexing import PERMUTATIONS, find_origin
 from sw.compiler.layers import (
@@ -160,7 +160,7 @@ class _Placer:
         read = {}
         for operand, who in readers.items():
             static = self.options.activations == "static" or any(
-                self._needs_static(match) for match, _ in who
+                needs_static(match, self.edges) for match, _ in who
             )
             names: dict[Granularity, str] = {}
             for match, number in who:
@@ -183,12 +183,6 @@ class _Placer:
             if view is not None:
                 found = Operand(value, operand.shape, view)
         return found
-
-    def _needs_static(self, match: Match) -> bool:
-        if match.name in self.edges.words:
-            return True
-        plain = match.kernel == match.stride == (1, 1) and not any(match.padding)
-        return match.kind == Kind.CONVOLUTION and not plain
 
     def _upload_exponent(self, operand: Operand) -> int:
         exponent = self._exponent(operand.value)
