@@ -93,6 +93,12 @@ SUBCOMMANDS: Final = (
         "estimate",
     ),
     Subcommand(
+        "generate",
+        "Generate text with a language model on the machine.",
+        "atreides.generate",
+        "generate",
+    ),
+    Subcommand(
         "run",
         "Run a compiled network, or a program, on a model or on RTL.",
         "atreides.run",

@@ -124,7 +124,7 @@ def compile(
     try:
         check_target(output)
         options = compile_options(wishes)
-        with _progress() as stage:
+        with progress_of_stages() as stage:
             stage("load")
             artefact = compile_model(model, config, wishes, options, stage)
             stage("write")
@@ -261,7 +261,7 @@ def _read_exponents(path: Path) -> dict[str, int] | Calibration:
 
 
 @contextmanager
-def _progress() -> Iterator[Stage]:
+def progress_of_stages() -> Iterator[Stage]:
     """A bar over the stages, on the terminal's standard error."""
     stages = ("load", *STAGES, "write")
     columns = (SpinnerColumn(), TextColumn("{task.description:10}"), BarColumn())
