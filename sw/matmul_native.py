@@ -18,6 +18,8 @@ from sw.drain import Drain
 from sw.format import SFx
 from sw.words import check_words, refuse_words, word_dtype
 
+#: A tenth of a millisecond's work; waking a thread on a busy core takes many of those.
+_PRODUCTS_PER_THREAD: Final = 1 << 22
 #: Products of at most so many bits are summed in int32 as they are; wider ones from two digits.
 _SINGLE_BITS: Final = 24
 #: Sums below it convert to binary64 by one addition in the kernel's drain.
@@ -229,8 +231,13 @@ def _arguments(
         block_length=a.shape[1],
         out_bytes=out.dtype.itemsize,
         out=out.data_ptr(),
-        threads=torch.get_num_threads(),
+        threads=_threads(a.shape[0] * a.shape[1] * b.shape[1]),
     )
+
+
+def _threads(products: int) -> int:
+    """What torch would use, but none for less than its start costs where cores are shared."""
+    return min(torch.get_num_threads(), max(1, products // _PRODUCTS_PER_THREAD))
 
 
 def _matrix(

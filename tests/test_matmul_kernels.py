@@ -17,7 +17,7 @@ import pytest
 import torch
 from tensor_paths import WIDTHS, assert_same, random_words, word_type
 
-from sw import native, tensor
+from sw import matmul_native, native, tensor
 from sw.format import SFx
 
 EMULATION = Path(__file__).parent / "amx_emulation.h"
@@ -179,7 +179,8 @@ def test_one_bad_word_anywhere_is_refused(bits, kernels):
             matrix[at] = 0
 
 
-def test_threads_and_shapes_give_the_same_bits(kernels):
+def test_threads_and_shapes_give_the_same_bits(kernels, monkeypatch):
+    monkeypatch.setattr(matmul_native, "_PRODUCTS_PER_THREAD", 1)
     format, generator = SFx(16), np.random.default_rng(13)
     for count in (1, 2, 5):
         torch.set_num_threads(count)
