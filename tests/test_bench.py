@@ -34,6 +34,8 @@ def run(name: str, *arguments: str) -> int:
         ("bench.hardware", ["--target", "asic"], "--target: must be one of"),
         ("bench.machine", ["--size", "17"], "size must be a multiple of 16, not 17"),
         ("bench.utilisation", ["--bits", "99"], "bits must be 3 to 16, not 99"),
+        ("bench.networks", ["--bits", "99"], "bits must be 3 to 16, not 99"),
+        ("bench.networks", ["--model", "vgg"], "--model: invalid choice: 'vgg' (choose from "),
         ("bench.simulators", ["--rows", "40"], "rows must be 1 to 32, not 40"),
         ("sim.machine_random", ["--bits", "x"], "--bits: invalid int value: 'x'"),
     ],
