@@ -10,7 +10,15 @@ import subprocess
 import sys
 from typing import Final
 
-BENCHMARKS: Final = ("tensor", "matmul", "hardware", "machine", "utilisation", "simulators")
+BENCHMARKS: Final = (
+    "tensor",
+    "matmul",
+    "hardware",
+    "machine",
+    "utilisation",
+    "simulators",
+    "language",
+)
 
 
 def main(names: list[str]) -> int:
