@@ -17,6 +17,7 @@ BENCHMARKS: Final = (
     "machine",
     "utilisation",
     "simulators",
+    "networks",
     "language",
 )
 
