@@ -89,7 +89,7 @@ def _mnist() -> tuple[Image, torch.Tensor]:
 
 NETWORKS: Final = (
     Network("resnet8", 8, 16384, 2, 20, _cifar),
-    Network("lenet", 100, 16384, 20, 200, _mnist),
+    Network("lenet", 100, 32768, 10, 200, _mnist),
     Network("autoencoder", 16, 16384, 8, 8, made=(-60.0, 20.0)),
     Network("mobilenet-vww", 4, 32768, 1, 1),
     Network("ds-cnn", 8, 16384, 1, 1, made=(-60.0, 60.0)),
