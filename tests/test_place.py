@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -447,6 +448,16 @@ def test_given_exponents_override_calibration_and_host_only_is_respected() -> No
     assert reasons(plan)["linear"] == "it was asked to stay on the host"
     assert next(p for p in plan.placements if p.node == "linear").macs == 2 * 8 * 5
     check_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"host_only": frozenset({"heads"})}, "heads"), ({"exponents": {"relu_9": 0}}, "relu_9")],
+)
+def test_options_for_what_the_graph_has_not_are_refused(given: dict[str, Any], named: str) -> None:
+    graph = graph_of(Residual(), (torch.randn(2, 3, 8, 8),))
+    with pytest.raises(ValueError, match=f"must .* of the network, not .*{named!r}"):
+        place(graph, CompileOptions(MachineConfig(bits=8), **given))
 
 
 def test_exponents_of_words_cover_the_bias() -> None:

@@ -54,9 +54,23 @@ def find_matches(graph: Graph, options: CompileOptions) -> Matches:
     return matches
 
 
+def check_names(graph: Graph, options: CompileOptions) -> None:
+    """Refuse options for nodes, modules or values that the graph has not, as ValueError."""
+    for name in sorted(options.host_only):
+        if not any(_is_named(node, name) for node in graph.nodes):
+            raise ValueError(f"host_only must name a node or a module of the network, not {name!r}")
+    values = {spec.name for spec in graph.inputs} | {node.name for node in graph.nodes}
+    for name in sorted(options.exponents):
+        if name not in values:
+            raise ValueError(f"exponents must be of values of the network, not of {name!r}")
+
+
 def _is_held(node: Node, options: CompileOptions) -> bool:
-    names = {node.name, node.source}
-    return any(h in names or node.source.startswith(f"{h}.") for h in options.host_only)
+    return any(_is_named(node, name) for name in options.host_only)
+
+
+def _is_named(node: Node, name: str) -> bool:
+    return name in (node.name, node.source) or node.source.startswith(f"{name}.")
 
 
 def _with_bias(match: Match, values: Values) -> Match:

@@ -30,7 +30,7 @@ from sw.compiler.layers import (
     Weights,
     WordsOutput,
 )
-from sw.compiler.match import find_matches
+from sw.compiler.match import check_names, find_matches
 from sw.compiler.options import CompileOptions
 from sw.compiler.order import needed_nodes, order_steps
 from sw.compiler.quantize import quantize_weights
@@ -57,9 +57,11 @@ def place(graph: Graph, options: CompileOptions, calibration: Calibration | None
     Raises
     ------
     ValueError
-        If a weight or bias is not finite, the calibration is for another format, or the exponent of
-        a value that needs one is neither given nor calibrated.
+        If a weight or bias is not finite, the calibration is for another format, an option names
+        what the graph has not, or the exponent of a value that needs one is neither given nor
+        calibrated.
     """
+    check_names(graph, options)
     if calibration is not None and calibration.format != options.machine.format:
         raise ValueError(
             f"calibration must be for {options.machine.format}, not {calibration.format}"
