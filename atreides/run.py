@@ -105,6 +105,9 @@ def run(
 
     `atreides run product.s --memory in.npz --dump out.npz` runs a program.
 
+    A network brings its machine along; the sizes below, whose defaults are for programs, must then
+    be left out or be the same.
+
     Exit status 0; 2 for a mistake of yours or a fault of the program, after which dump and report
     are written all the same; 1 if a machine or simulator fails, or a comparison.
     """
@@ -122,6 +125,11 @@ def run(
         )
         run_network(program, given, {name: getattr(config, name) for name in chosen})
         return
+    if not program.exists() and not program.suffix:
+        raise typer.BadParameter(
+            f"{program} must be the directory of a network, made by `atreides compile`, or a"
+            " program ending in .s or .hex"
+        )
     from atreides.run_program import ProgramOptions, run_program
 
     network = {"input": inputs, "output": outputs, "check": check}

@@ -27,6 +27,7 @@ from sim.machine_job import MachineFailed
 from sim.machine_session import Stalls
 from sim.machine_trace import Trace
 from sim.runner import MissingSimulator, SimulationFailed
+from sw.compiler.cost import layer_macs
 from sw.registers import Counter
 from sw.runtime.artefact import Artefact, load
 from sw.runtime.check import Mismatch, compare_example, lockstep
@@ -229,7 +230,8 @@ def _differences(artefact: Artefact, finished: Finished) -> list[str]:
 
 
 def _programs(artefact: Artefact, finished: Finished) -> list[dict[str, Any]]:
-    macs = {row["name"]: row["macs"] for row in artefact.report.get("layers", ())}
+    plan = artefact.plan
+    macs = {name: layer_macs(layer, plan) for name, layer in plan.layers.items()}
     cells = artefact.config.rows * artefact.config.columns
     found = []
     for layers, tally in finished.session.tallies.items():
@@ -239,6 +241,7 @@ def _programs(artefact: Artefact, finished: Finished) -> list[dict[str, Any]]:
             {
                 "layers": list(layers),
                 "runs": tally.runs,
+                "macs": needed,
                 "utilisation": needed / max(1, cells * cycles),
                 "counters": {c.name.lower(): n for c, n in tally.counters.items()},
             }
@@ -283,13 +286,15 @@ def _show(directory: Path, artefact: Artefact, options: NetworkOptions, finished
                 _named(row["layers"]),
                 f"{row['runs']:,}",
                 f"{counters['cycles']:,}",
-                f"{counters['macs']:,}",
+                f"{row['macs']:,}",
                 f"{row['utilisation']:.1%}",
             )
         console.print(table)
     for name, output in zip(artefact.plan.graph.outputs, finished.outputs, strict=True):
         shape = " x ".join(map(str, output.shape))
         console.print(f"{name}: {shape}", highlight=False)
+    if programs and finished.layers:
+        console.print("Layers ran one by one, to be compared: together they take fewer cycles.")
     count = sum(len(found) for found in finished.layers.values())
     if options.check is not None:
         console.print(f"{count} results of layers equal on {options.backend} and {options.check}")

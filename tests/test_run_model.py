@@ -18,7 +18,7 @@ from sw.runtime.check import record_example
 from sw.runtime.device import Outcome
 from sw.runtime.model_device import ModelDevice
 from sw.runtime.session import Session
-from tests.compiled import INNER, OUT, ROWS, artefact
+from tests.compiled import HIDDEN, INNER, OUT, ROWS, artefact
 
 
 def whole() -> Artefact:
@@ -54,6 +54,7 @@ def test_outputs_and_report_are_written(
     if backend == "model":
         (program,) = report["programs"]
         assert (program["layers"], program["runs"]) == (["first", "second"], 3)
+        assert program["macs"] == 3 * ROWS * HIDDEN * (INNER + OUT)
         assert program["counters"]["macs"] > 0
         assert "first + second" in capsys.readouterr().out
     assert {p.name for p in folder.iterdir()} == {"net", "x.npy", "p.npy", "y.npy", "r.json"}
@@ -138,7 +139,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "empty must be an artefact: a directory with manifest.json": ("empty",),
     "damaged must be an undamaged artefact: program.hex must have the SHA-256": ("damaged",),
     "format 1, not 2 (made by atreides 7.0)": ("newer",),
-    "program must end in .s or .hex": ("missing",),
+    "missing must be the directory of a network": ("missing",),
 }
 
 
