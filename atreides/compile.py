@@ -72,7 +72,8 @@ def compile(
     calibrate: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="X.npy", help="Samples to find exponents with, a file per input; the model's."
+            metavar="X.npy",
+            help="Samples to find exponents with, a file per input; the model's own if left.",
         ),
     ] = None,
     samples: Annotated[
@@ -98,7 +99,9 @@ def compile(
     ] = None,
     host_only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A node or module to keep on the host in float."),
+        typer.Option(
+            metavar="NAME", help="A node or module to keep on the host in float; again for more."
+        ),
     ] = None,
 ) -> None:
     """Compile a network for a machine: programs, packed weights, checksums, a report.
@@ -107,7 +110,11 @@ def compile(
 
     `atreides compile net.onnx -o net --calibrate x.npy --batch 4 --rows 16 --columns 16` a file;
 
-    `atreides compile my/model.py:build -o net --bits 16` what a function of yours returns.
+    `atreides compile my/model.py:build -o net --bits 16` what a function of yours returns: a
+    module and a tuple of its example inputs.
+
+    Names are lenet, resnet8, autoencoder, mobilenet-vww, ds-cnn, stories260k and smollm2-135m,
+    whose files are looked for in the folder that ATREIDES_DATA names.
 
     Then `atreides run net --input x.npy --output y.npy`. Exit status 2 for a mistake of yours.
     """
@@ -134,7 +141,8 @@ def compile(
     show(model, artefact, Console())
     size = sum(path.stat().st_size for path in output.iterdir())
     seconds = time.monotonic() - started
-    Console().print(f"{output}: {size / 1e6:,.1f} MB in {seconds:.1f} s", highlight=False)
+    told = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+    Console().print(f"{output}: {told} in {seconds:.1f} s", highlight=False)
 
 
 def compile_model(
