@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sw.compiler import tiling
 from sw.compiler.layers import Function, LayerStep
 from sw.compiler.operands import describe
 from sw.compiler.schedule import Drain, Schedule, WriteColumns, WriteWords
@@ -110,6 +111,13 @@ def test_what_nothing_can_hold_is_refused_in_one_sentence() -> None:
     net.add("sum", "x", "x", "y")
     with pytest.raises(ValueError, match=r"^tile memory must hold \d+ words .* sum, not 4$"):
         schedule(net.plan())
+
+
+def test_far_too_many_pieces_are_refused_in_one_sentence(monkeypatch) -> None:
+    monkeypatch.setattr(tiling, "MAX_PIECES", 2)
+    message = r"^conv must be cut into at most 2 pieces, not \d+: \d+ words .* are too few$"
+    with pytest.raises(ValueError, match=message):
+        schedule(convolution(32).plan())
 
 
 @given(st.data())

@@ -24,6 +24,8 @@ from sw.config import MachineConfig
 SUM_WORDS: Final = 4
 #: Cycles that a further piece costs.
 PIECE_CYCLES: Final = OVERHEAD
+#: Pieces of one layer; each is a program of its own, and more are nobody's wish.
+MAX_PIECES: Final = 1 << 15
 #: Into how many equal parts an extent is cut before only powers of two are tried.
 FEW_PARTS: Final = 8
 
@@ -125,7 +127,7 @@ class Tiler:
         Raises
         ------
         ValueError
-            If there is none.
+            If there is none, or only with far too many pieces.
         """
         fitting = [cut for cut in self._cuts() if cut.room <= room]
         if not fitting:
@@ -133,7 +135,14 @@ class Tiler:
                 f"{self.described.name} must have {self.smallest().room} words of tile memory "
                 f"for its smallest piece, not {room}"
             )
-        return min(fitting, key=lambda cut: cut.cost)
+        cut = min(fitting, key=lambda cut: cut.cost)
+        pieces = prod(-(-self.extents[name] // cut.sizes[name]) for name in cut.order)
+        if pieces > MAX_PIECES:
+            raise ValueError(
+                f"{self.described.name} must be cut into at most {MAX_PIECES} pieces, not "
+                f"{pieces}: {room} words of tile memory are too few"
+            )
+        return cut
 
     def pieces(self, cut: Cut) -> Iterator[Piece]:
         """The pieces of a cut, in its order."""
