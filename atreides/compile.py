@@ -31,6 +31,7 @@ from sw.compiler.compile import (
 from sw.compiler.options import ACTIVATION_MODES, CompileOptions
 from sw.compiler.report import host_parts
 from sw.config import MachineConfig
+from sw.datasets import DatasetError
 from sw.importers import Loaded
 from sw.importers import load as load_model
 from sw.runtime.artefact import Artefact, check_target
@@ -151,8 +152,14 @@ def compile_model(
     """Load, trace and compile a model by its name or file."""
     loaded = load_model(model, wishes.batch)
     traced = trace_model(loaded.module, _in_batch(loaded.example_inputs, wishes.batch), stage)
-    chunks, origin = calibration_samples(loaded, traced, wishes)
-    if not is_calibration_needed(traced.graph, options):
+    needed = is_calibration_needed(traced.graph, options)
+    try:
+        chunks, origin = calibration_samples(loaded, traced, wishes)
+    except DatasetError:  # a network that needs no samples needs no data set for them
+        if needed:
+            raise
+        chunks = []
+    if not needed:
         origin = "each input, as the host encodes it"
     calibration: Calibration | Samples | None = chunks or None
     given = None if wishes.exponents is None else _read_exponents(wishes.exponents)

@@ -15,6 +15,7 @@ import torch
 import sw
 from atreides.cli import main
 from sw.config import MachineConfig
+from sw.datasets import DatasetError
 
 SMALL = ("--rows", "4", "--columns", "4", "--slots", "64")
 MODELS = """
@@ -167,6 +168,23 @@ def test_options_reach_the_artefact(folder: Path) -> None:
     words = next(iter(made.plan.layers.values())).weights.words
     assert not (words.to(torch.int32) & 0xFF)[words.to(torch.int32) & 0x7FF != 0x7FF].any()
     assert made.report["source"]["calibration"] == "files given"
+
+
+@pytest.mark.parametrize(("activations", "status"), [("dynamic", 0), ("static", 2)])
+def test_only_a_data_set_that_is_needed_must_be_there(
+    activations: str,
+    status: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def missing(*_: object) -> None:
+        raise DatasetError("ATREIDES_DATA must name a folder")
+
+    monkeypatch.setattr("atreides.compile.calibration_samples", missing)
+    options = ["--activations", activations]
+    assert main(["compile", "models.py:small", "-o", "net", *SMALL, *options]) == status
+    assert ("ATREIDES_DATA must" in capsys.readouterr().err) == bool(status)
 
 
 def test_given_exponents_are_taken(folder: Path, workshop: Path) -> None:
