@@ -107,32 +107,42 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, turn: Turn, mask: torch.Tensor, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The value to add to the stream ``[1, T, width]``, and all keys and values.
+        """The value to add to the stream ``[B, T, width]``, and all keys and values.
 
         ``mask [T, S]`` is 0, or -inf where not to look; with a cache S is its context and T is 1.
         """
+        batch = x.shape[0]
         q, k, v = (self._heads(linear(x)) for linear in (self.q, self.k, self.v))
         q, k = _rotate(q, turn), _rotate(k, turn)
         if cache is not None:
             k = torch.where(cache.here, k, cache.keys)
             v = torch.where(cache.here, v, cache.values)
-        return self._attend(q, k, v, mask), k, v
+        return self._attend(q, k, v, mask, batch), k, v
 
     def _attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, batch: int
     ) -> torch.Tensor:
         config = self.config
         length, groups = q.shape[1], config.heads // config.kv_heads
-        stacked = q.reshape(config.kv_heads, groups * length, config.head_size)
+        keys = batch * config.kv_heads
+        stacked = q.reshape(keys, groups * length, config.head_size)
         scores = torch.matmul(stacked, k.transpose(1, 2)) * config.head_size**-0.5
-        scores = scores.reshape(config.kv_heads, groups, length, k.shape[1]) + mask
-        weights = torch.softmax(scores, -1).reshape(config.kv_heads, groups * length, k.shape[1])
-        mixed = torch.matmul(weights, v).reshape(config.heads, length, config.head_size)
-        output: torch.Tensor = self.o(mixed.transpose(0, 1).reshape(1, length, config.width))
+        scores = scores.reshape(keys, groups, length, k.shape[1]) + mask
+        weights = torch.softmax(scores, -1).reshape(keys, groups * length, k.shape[1])
+        mixed = torch.matmul(weights, v)
+        if batch == 1:  # as it is traced: no dimension for what is one
+            mixed = mixed.reshape(config.heads, length, config.head_size).transpose(0, 1)
+        else:
+            mixed = mixed.reshape(batch, config.heads, length, config.head_size).transpose(1, 2)
+        output: torch.Tensor = self.o(mixed.reshape(batch, length, config.width))
         return output
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.reshape(x.shape[1], -1, self.config.head_size).transpose(0, 1)
+        """``[B, T, n]`` as ``[B * heads, T, head size]``."""
+        if x.shape[0] == 1:
+            return x.reshape(x.shape[1], -1, self.config.head_size).transpose(0, 1)
+        split = x.reshape(*x.shape[:2], -1, self.config.head_size).transpose(1, 2)
+        return split.flatten(0, 1)
 
 
 class FeedForward(nn.Module):
@@ -214,10 +224,10 @@ class Llama(nn.Module):
         return model.eval()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits ``[1, T, vocabulary]`` of tokens ``[1, T]`` int64, T at most the context."""
+        """Logits ``[B, T, vocabulary]`` of tokens ``[B, T]`` int64, T at most the context."""
         length = tokens.shape[1]
         turn = Turn(self.cos[:length], self.sin[:length])
-        mask = torch.full((length, length), float("-inf")).triu(1)
+        mask = torch.full((length, length), float("-inf"), device=tokens.device).triu(1)
         x = self.embedding(tokens)
         for block in self.blocks:
             x, _, _ = block(x, turn, mask)
