@@ -103,7 +103,8 @@ def test_parameters_of_columns(bias_bits: int | None) -> None:
     words = torch.zeros((1, 1, 1, 4, 4), dtype=torch.uint8)
     layer = Convolution("layer", "a", Weights(words, scales, bias), WordsOutput("o"))
     found, shifts = column_parameters(layer, tensors(2, 0, 1), config)
-    assert shifts.tolist() == [1 - 2 + 3, 1 - 2, -128, 127]
+    least, most = -(2 * 7 + 1), config.accumulator_bits  # beyond them words are the same
+    assert shifts.tolist() == [1 - 2 + 3, 1 - 2, least, most]
     want = [config.bias_format.encode(Fraction(float(b)) / 2) for b in bias]
     assert widen(found).tolist() == want
 
@@ -124,7 +125,7 @@ def test_additions_divide_by_what_the_identity_holds(unity: bool) -> None:
     config = MachineConfig(bits=8, unity=unity)
     layer = Add("sum", "a", "b", WordsOutput("o"))
     extra = 0 if unity else 1
-    assert add_shifts(layer, tensors(3, 1, 5), config) == (extra, 2 + extra)
+    assert add_shifts(layer, tensors(3, 1, 5), config) == (extra, 2 + extra, 3 + extra)
     _, shifts = column_parameters(layer, tensors(3, 1, 5), config)
     assert shifts.tolist() == [5 - 3 - extra] * 4
     for shift in range(extra, 8):

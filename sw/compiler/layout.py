@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sw.compiler.layers import ArrayTensor, Convolution, Shape, Weights
 from sw.compiler.nest import Loop, merge
+from sw.compiler.quantize import column_parameters, drain_shifts
 from sw.compiler.schedule import Place
 from sw.config import MachineConfig
-from sw.convert import encode
-from sw.scale import check_shift
 
 Border = tuple[int, int, int, int]
 
@@ -233,17 +232,7 @@ def pack_parameters(
     layer: Convolution, panels: Panels, a: ArrayTensor, output: ArrayTensor, config: MachineConfig
 ) -> NDArray[np.int32]:
     """Bias words and shifts of a convolution ``[panels, columns, 2]``."""
-    weights = layer.weights
-    channels = panels.groups * panels.outputs
-    assert a.exponent is not None
-    assert output.exponent is not None
-    bias = np.zeros(channels, np.int32)
-    if weights.bias is not None:
-        encoded = encode(
-            weights.bias, config.bias_format, output.exponent, name=f"bias of {layer.name}"
-        )
-        bias = encoded.numpy().astype(np.int32)
-    shifts = drain_shifts(output.exponent - a.exponent - weights.exponents.numpy(), config)
+    bias, shifts = column_parameters(layer, {a.name: a, output.name: output}, config)
     found = np.zeros((panels.count, panels.columns, 2), np.int32)
     for index, block in enumerate(panels.blocks):
         used = range(block.start * panels.outputs, block.stop * panels.outputs)
@@ -256,19 +245,5 @@ def pack_parameters(
 def uniform_parameters(shift: int, entries: int, config: MachineConfig) -> NDArray[np.int32]:
     """One shift for all columns, without bias, ``[entries, columns, 2]``."""
     found = np.zeros((entries, config.columns, 2), np.int32)
-    found[..., 1] = drain_shifts(np.array(shift), config)
+    found[..., 1] = int(drain_shifts(torch.tensor(shift), config))
     return found
-
-
-def drain_shifts(shifts: NDArray[Any], config: MachineConfig) -> NDArray[np.int32]:
-    """Shifts that give the same words and fit in a column's part."""
-    least, most = -(2 * config.format.fraction_bits + 1), config.accumulator_bits
-    found: NDArray[np.int32] = np.clip(shifts, least, most).astype(np.int32)
-    for value in (found.min(), found.max()):
-        check_shift("shift", int(value))
-    return found
-
-
-def clamp_word(clamp: float, exponent: int, config: MachineConfig) -> int:
-    """The largest word of a CLAMP."""
-    return config.format.encode(Fraction(clamp) / Fraction(2) ** exponent)

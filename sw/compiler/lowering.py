@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sw.compiler.layers import Add, ArrayTensor, Convolution, Matmul, Shape
+from sw.compiler.layers import Add, Convolution, Matmul, Shape
 from sw.compiler.layout import Layout, Panels, address
 from sw.compiler.nest import Loop, Nest, cycles, merge
 from sw.compiler.schedule import Place
@@ -302,14 +302,6 @@ def zeroing(layer: str, layout: Layout, at: int, zeros: int) -> Iterator[Nest]:
     for first, *rows, run in layout.gaps(at):
         loops = tuple(rows)
         yield Nest(layer, loops, (Loop(1, 1, 1),), run.count, zeros, zeros, first.o)
-
-
-def add_shifts(a: ArrayTensor, b: ArrayTensor, unity: bool) -> tuple[int, int, int]:
-    """The identity's shifts of both operands of an addition, and the exponent of its sums."""
-    assert a.exponent is not None
-    assert b.exponent is not None
-    common = max(a.exponent, b.exponent) + (not unity)
-    return common - a.exponent, common - b.exponent, common
 
 
 def faster(first: list[Nest], second: list[Nest], config: MachineConfig) -> list[Nest]:

@@ -22,7 +22,6 @@ from sw.compiler.layers import (
 from sw.compiler.layout import (
     Layout,
     Panels,
-    clamp_word,
     pack_parameters,
     pack_weights,
     uniform_parameters,
@@ -32,12 +31,12 @@ from sw.compiler.lowering import (
     Finish,
     PanelPlace,
     Piece,
-    add_shifts,
     average,
     convolution,
     is_average,
 )
 from sw.compiler.nest import MAX_COUNT, cycles
+from sw.compiler.quantize import add_shifts, clamp_word
 from sw.config import MachineConfig
 from sw.isa import Function as Code
 
@@ -263,12 +262,7 @@ def _add(layer: Add, step: int, plan: Plan) -> Described:
     if a.shape != b.shape:
         raise ValueError(f"{layer.name} must add tensors of one shape, not {a.shape} and {b.shape}")
     writes, code, clamp = _finish(layer, a.shape, plan)
-    first, second, common = add_shifts(a, b, config.unity)
-    if max(first, second) > min(15, config.format.fraction_bits):
-        raise ValueError(
-            f"{layer.name} must add exponents at most {config.format.fraction_bits} apart, "
-            f"not {a.exponent} and {b.exponent}"
-        )
+    *_, common = add_shifts(layer, plan.tensors, config)
     exponent = plan.tensors[writes].exponent
     assert exponent is not None
     shift = exponent - common
@@ -301,7 +295,7 @@ def _finish(layer: Layer, output: Shape, plan: Plan) -> tuple[str, Code, int]:
         raise ValueError(f"{tensor.name} must have a static exponent as {layer.name} makes it")
     clamp = 0
     if layer.output.function == Function.CLAMP:
-        clamp = clamp_word(layer.output.clamp, tensor.exponent, plan.config)
+        clamp = clamp_word(layer.output, tensor.exponent, plan.config)
     return tensor.name, _CODES[layer.output.function], clamp
 
 

@@ -18,7 +18,7 @@ from sw.compiler.layers import (
 from sw.compiler.options import CompileOptions
 from sw.config import MachineConfig
 from sw.format import SFx
-from sw.scale import SHIFT_BITS, power_of_two
+from sw.scale import power_of_two
 from sw.tensor import decode, encode, exponents
 
 
@@ -97,11 +97,6 @@ def column_parameters(
         Words of ``config.bias_format``.
     shifts : torch.Tensor of int64 ``[out channels]``
         The column part of the shift, -128 to 127; the row part is 0.
-
-    Notes
-    -----
-    Shifts beyond the accumulator's width, and below ``-(2F + 1)``, give the same words as these
-    bounds do (the contract), so that a shift that does not fit its 8 bits is clamped.
     """
     if not isinstance(layer.output, WordsOutput):
         raise ValueError(f"{layer.name} must make words to have drain parameters")
@@ -112,14 +107,18 @@ def column_parameters(
         scales = exponent_of(tensors, layer.a) + layer.weights.exponents
         bias = bias if layer.weights.bias is None else layer.weights.bias
     elif isinstance(layer, Add):
-        scales = torch.full((channels,), add_exponent(layer, tensors, config))
+        _, _, common = add_shifts(layer, tensors, config)
+        scales = torch.full((channels,), common)
     else:
         both = exponent_of(tensors, layer.a) + exponent_of(tensors, layer.b)
         scales = torch.full((channels,), both)
-    limit = 1 << (SHIFT_BITS - 1)
-    shifts = (out - scales.to(torch.int64)).clamp(-limit, limit - 1)
     words = encode(bias, config.bias_format, out, name=f"bias of {layer.name}")
-    return words, shifts
+    return words, drain_shifts(out - scales.to(torch.int64), config)
+
+
+def drain_shifts(shifts: torch.Tensor, config: MachineConfig) -> torch.Tensor:
+    """Shifts that give the same words (the contract) and fit the 8 bits of a column's part."""
+    return shifts.clamp(-(2 * config.format.fraction_bits + 1), config.accumulator_bits)
 
 
 def clamp_word(output: WordsOutput, exponent: int, config: MachineConfig) -> int:
@@ -130,30 +129,27 @@ def clamp_word(output: WordsOutput, exponent: int, config: MachineConfig) -> int
     return int(encode(torch.tensor(limit), config.format, exponent, name="clamp"))
 
 
-def add_exponent(layer: Add, tensors: Mapping[str, ArrayTensor], config: MachineConfig) -> int:
-    """M of an addition: its sum counts in units of ``2**M``."""
-    both = exponent_of(tensors, layer.a), exponent_of(tensors, layer.b)
-    return max(both) + (0 if config.unity else 1)
-
-
 def add_shifts(
     layer: Add, tensors: Mapping[str, ArrayTensor], config: MachineConfig
-) -> tuple[int, int]:
-    """S of both operands of an addition: each is multiplied by the identity's ``2**-S``.
+) -> tuple[int, int, int]:
+    """The identity's shifts S of both operands of an addition, and the exponent M of its sums.
+
+    Each operand is multiplied by the identity's ``2**-S``; sums count in units of ``2**M``.
 
     Raises
     ------
     ValueError
         If no entry of the machine's identity is as small.
     """
-    unit = add_exponent(layer, tensors, config)
-    shifts = unit - exponent_of(tensors, layer.a), unit - exponent_of(tensors, layer.b)
-    if max(shifts) > config.format.fraction_bits:
+    both = exponent_of(tensors, layer.a), exponent_of(tensors, layer.b)
+    common = max(both) + (0 if config.unity else 1)
+    shifts = common - both[0], common - both[1]
+    if max(shifts) > min(15, config.format.fraction_bits):
         raise ValueError(
             f"operands of {layer.name} must have exponents at most "
-            f"{config.format.fraction_bits} below {unit}, not {max(shifts)}"
+            f"{config.format.fraction_bits} below {common}, not {max(shifts)}"
         )
-    return shifts
+    return *shifts, common
 
 
 def identity_word(shift: int, config: MachineConfig) -> int:

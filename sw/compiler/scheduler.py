@@ -29,7 +29,6 @@ from sw.compiler.lowering import (
     Finish,
     Piece,
     add,
-    add_shifts,
     average,
     convolution,
     matmul,
@@ -39,6 +38,7 @@ from sw.compiler.lowering import (
 from sw.compiler.nest import Nest, lower
 from sw.compiler.operands import Described, add_lanes, describe
 from sw.compiler.program import ProgramBuilder
+from sw.compiler.quantize import add_shifts
 from sw.compiler.schedule import (
     Command,
     Drain,
@@ -278,8 +278,7 @@ class _Emitter:
                 a, b = self.places[layer.a], self.places[layer.b]
                 return matmul(layer, lanes, piece, a, b, finish)
             case Add():
-                tensors = self.plan.tensors
-                *shifts, _ = add_shifts(tensors[layer.a], tensors[layer.b], self.config.unity)
+                *shifts, _ = add_shifts(layer, self.plan.tensors, self.config)
                 places = self.places[layer.a], self.places[layer.b]
                 box = (range(n), range(h), range(w), range(c))
                 return add(

@@ -13,13 +13,13 @@ from sw.compiler.lowering import (
     PanelPlace,
     Piece,
     add,
-    add_shifts,
     convolution,
     matmul,
     panel_place,
 )
 from sw.compiler.nest import Loop, Nest
 from sw.compiler.operands import Described, add_lanes
+from sw.compiler.quantize import add_shifts
 from sw.compiler.schedule import Command, Place, ReadWords, WriteColumns, WriteWords
 from sw.compiler.tiling import Cut, Staged, span
 
@@ -149,13 +149,9 @@ def _nests(
             staged = context.staged.a
             a = _operand(context, "a", layer.a, box, a_at, staged, loads)
             b = _operand(context, "b", layer.b, box, b_at, staged, loads)
-            tensors = context.plan.tensors
-            first, second, _ = add_shifts(
-                tensors[layer.a], tensors[layer.b], context.plan.config.unity
-            )
-            return add(
-                layer, add_lanes(context.plan.config), box, (a, b), (first, second), finish
-            ), loads
+            config = context.plan.config
+            first, second, _ = add_shifts(layer, context.plan.tensors, config)
+            return add(layer, add_lanes(config), box, (a, b), (first, second), finish), loads
 
 
 def _operand(

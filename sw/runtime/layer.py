@@ -295,7 +295,7 @@ def _add(layer: Add, plan: Plan, words: Mapping[str, torch.Tensor]) -> torch.Ten
     """The machine's ADD: products with entries of its identity, added exactly."""
     f = plan.config.format
     sums = torch.zeros(plan.tensors[layer.a].shape, dtype=torch.int64)
-    shifts = add_shifts(layer, plan.tensors, plan.config)
+    *shifts, _ = add_shifts(layer, plan.tensors, plan.config)
     for name, shift in zip((layer.a, layer.b), shifts, strict=True):
         check_words(name, words[name], f)
         entry = f.operand(identity_word(shift, plan.config))
