@@ -11,7 +11,7 @@ import functools
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -47,12 +47,11 @@ class BytePairs:
         """
         characters = byte_characters()
         found: list[int] = []
-        for part in _digit_pattern().split(text) if self._digits else [text]:
-            for word in _word_pattern().findall(part):
-                if word not in self._known:
-                    spelled = "".join(characters[byte] for byte in word.encode())
-                    self._known[word] = self._merge(spelled)
-                found += self._known[word]
+        for word in split_words(text, self._digits):
+            if word not in self._known:
+                spelled = "".join(characters[byte] for byte in word.encode())
+                self._known[word] = self._merge(spelled)
+            found += self._known[word]
         return found
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -71,6 +70,19 @@ class BytePairs:
                 break
             pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
         return [self._ids[piece] for piece in pieces if piece in self._ids]
+
+
+def split_words(text: str, digits: bool = True) -> Iterator[str]:
+    """The words of a text, within which pieces are merged; joined they are the text.
+
+    Parameters
+    ----------
+    text : str
+    digits : bool
+        Whether every digit is a word of its own.
+    """
+    for part in _digit_pattern().split(text) if digits else [text]:
+        yield from _word_pattern().findall(part)
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> BytePairs:
