@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,22 @@ def component_source(component: wiring.Component) -> Source:
 def verilog_source(text: str) -> Source:
     """Verilog whose top module is named ``unit``."""
     return Source(text, "verilog")
+
+
+def check_standard_cells() -> None:
+    """See that the cell library and the timing analysis are installed.
+
+    Raises
+    ------
+    SynthesisError
+        If one is missing; the sentence says how to get both.
+    """
+    missing = [] if LIBERTY.is_file() else [f"the cell library {LIBERTY}"]
+    missing += [] if shutil.which("sta") else ["OpenSTA"]
+    if missing:
+        raise SynthesisError(
+            f"{' and '.join(missing)} must be installed: apt-get install qflow-tech-osu018 opensta"
+        )
 
 
 def standard_cells(source: Source, options: str = "", clocked: bool = False) -> Gates:

@@ -56,3 +56,19 @@ def test_the_matmul_benchmark_writes_every_row(tmp_path):
     assert rows["float32 @"]["speed_to_float32"] == 1
     assert {f"SF{bits}" for bits in range(3, 17)} <= set(rows)
     assert [p.name for p in path.parent.iterdir()] == ["matmul.json"]
+
+
+@pytest.mark.parametrize("missing", ["library", "OpenSTA"])
+def test_a_missing_library_is_said_before_hours_of_synthesis(
+    missing, tmp_path, monkeypatch, capsys
+):
+    library = tmp_path / "cells.lib"
+    if missing != "library":
+        library.touch()
+    monkeypatch.setattr("hw.synthesis.LIBERTY", library)
+    monkeypatch.setattr("shutil.which", lambda name: None if missing == "OpenSTA" else f"/{name}")
+    assert run("bench.hardware", "--target", "osu018", "--widths", "4") == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("bench.hardware: ")
+    assert complaint.endswith("must be installed: apt-get install qflow-tech-osu018 opensta\n")
+    assert complaint.count("\n") == 1
