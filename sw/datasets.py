@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -165,6 +166,14 @@ def wikitext(kind: str = "raw-test") -> str:
     if kind not in places:
         raise ValueError(f"kind must be one of {', '.join(places)}, not {kind!r}")
     return _text(path_of(*places[kind]))
+
+
+def detokenize(text: str) -> str:
+    """WikiText's tokenized text as raw text has it, nearly: punctuation and contractions joined."""
+    for joined, separate in ((",", " @,@ "), (".", " @.@ "), ("-", " @-@ ")):
+        text = text.replace(separate, joined)
+    text = re.sub(r" ([.,;:!?)\]%]|'s\b|n't\b)", r"\1", text)
+    return re.sub(r"([(\[]) ", r"\1", text)
 
 
 def _idx(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

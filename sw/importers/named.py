@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
 
 from sw import datasets
+from sw.datasets import detokenize as detokenize
 from sw.importers.gguf_file import load_gguf
 from sw.importers.loaded import Calibration, Inputs, Loaded, file_hash
 from sw.importers.tflite_file import load_tflite
@@ -100,14 +100,6 @@ def _smollm2() -> Loaded:
 
     example = (torch.zeros(1, WINDOW, dtype=torch.int64),)
     return Loaded("smollm2-135m", module, example, calibration, file_hash(path))
-
-
-def detokenize(text: str) -> str:
-    """WikiText's tokenized text as raw text has it, nearly: punctuation and contractions joined."""
-    for joined, separate in ((",", " @,@ "), (".", " @.@ "), ("-", " @-@ ")):
-        text = text.replace(separate, joined)
-    text = re.sub(r" ([.,;:!?)\]%]|'s\b|n't\b)", r"\1", text)
-    return re.sub(r"([(\[]) ", r"\1", text)
 
 
 NAMED: Final[Mapping[str, Callable[[], Loaded]]] = {

@@ -34,6 +34,20 @@ def load_factory(place: str, factory: str) -> Loaded:
     ModelError
         If there is no such module or function, it raises, or it gives something else.
     """
+    made, source = call_factory(place, factory)
+    spec = f"{place}:{factory}"
+    network, inputs = _taken_apart(spec, made)
+    return Loaded(factory, network.eval(), inputs, None, source)
+
+
+def call_factory(place: str, factory: str) -> tuple[Any, str]:
+    """What a function without arguments gives, and the SHA-256 of the file that it is in.
+
+    Raises
+    ------
+    ModelError
+        If there is no such module or function, or it raises.
+    """
     spec = f"{place}:{factory}"
     module = _import(place)
     function = getattr(module, factory, None)
@@ -45,9 +59,8 @@ def load_factory(place: str, factory: str) -> Loaded:
         raise ModelError(
             f"{spec} must give a module, not raise {type(error).__name__} ({one_line(error)})"
         ) from error
-    network, inputs = _taken_apart(spec, made)
     source = Path(module.__file__).read_bytes() if module.__file__ else spec.encode()
-    return Loaded(factory, network.eval(), inputs, None, hashlib.sha256(source).hexdigest())
+    return made, hashlib.sha256(source).hexdigest()
 
 
 def _taken_apart(spec: str, made: Any) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

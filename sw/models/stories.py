@@ -7,9 +7,10 @@ float32) and ``tokenizer.bin``.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,9 @@ _HEADER: Final = struct.Struct("<7i")
 #: Bytes that no piece of the vocabulary spells are tokens from here on.
 _FIRST_BYTE: Final = 3
 _MAX_SIZE: Final = 1 << 16
+#: A word with the spaces before it, and a piece that would join one to the next.
+_WORD: Final = re.compile(r" *[^ ]+| +")
+_ACROSS: Final = re.compile(rb"[^ ] ")
 _MAX_FILE: Final = 1 << 31
 
 
@@ -74,23 +78,44 @@ class Tokenizer:
 
     pieces: tuple[bytes, ...]
     scores: tuple[float, ...]
+    _ids: dict[bytes, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _known: dict[str, list[int]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        for number, piece in enumerate(self.pieces):
+            self._ids.setdefault(piece, number)
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Tokens of a text, after BOS if wanted; a space is put before the text."""
-        ids = {piece: number for number, piece in reversed(list(enumerate(self.pieces)))}
+        tokens = [BOS] if bos else []
+        for word in self._words(" " + text if text else ""):
+            if word not in self._known:
+                self._known[word] = self._merge(word)
+            tokens += self._known[word]
+        return tokens
+
+    def _words(self, text: str) -> list[str]:
+        """Parts of a text that no piece of the vocabulary reaches across the edges of."""
+        if any(_ACROSS.search(piece) for piece in self.pieces):
+            return [text] if text else []
+        return _WORD.findall(text)
+
+    def _merge(self, text: str) -> list[int]:
         tokens: list[int] = []
-        for character in " " + text if text else "":
+        for character in text:
             piece = character.encode()
-            found = ids.get(piece)
+            found = self._ids.get(piece)
             tokens += [b + _FIRST_BYTE for b in piece] if found is None else [found]
         while True:
             best: tuple[float, int, int] | None = None
             for place, pair in enumerate(pairwise(tokens)):
-                merged = ids.get(self.pieces[pair[0]] + self.pieces[pair[1]])
+                merged = self._ids.get(self.pieces[pair[0]] + self.pieces[pair[1]])
                 if merged is not None and (best is None or self.scores[merged] > best[0]):
                     best = (self.scores[merged], place, merged)
             if best is None:
-                return [BOS, *tokens] if bos else tokens
+                return tokens
             tokens[best[1] : best[1] + 2] = [best[2]]
 
     def decode(self, tokens: Sequence[int]) -> str:
