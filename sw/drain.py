@@ -245,6 +245,18 @@ def to_binary32(
     return _round_to_odd(total, torch.where(error != 0, error, tail)).to(torch.float32)
 
 
+def add_to_binary32(exact: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """``exact + bias`` rounded once to binary32, where float64 holds the exact sums of a product.
+
+    Parameters
+    ----------
+    exact : torch.Tensor of float64
+    bias : torch.Tensor of float32, broadcastable to it
+        Finite.
+    """
+    return _round_to_odd(*_two_sum(exact, bias.double())).to(torch.float32)
+
+
 def _two_sum(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The rounded sum and its exact error."""
     total = a + b

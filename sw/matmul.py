@@ -130,7 +130,7 @@ def multiply_operands(a: torch.Tensor, b: torch.Tensor, fraction_bits: int) -> t
     """The exact int64 product of operands by floating point, in chunks along K that stay exact."""
     terms = a.shape[-1]
     single = (1 << 24) >> fraction_bits
-    fast = single >= min(terms, _LEAST_FLOAT32_TERMS) and _float32_is_full()
+    fast = single >= min(terms, _LEAST_FLOAT32_TERMS) and float32_is_full()
     dtype, chunk = (torch.float32, single) if fast else (torch.float64, (1 << 53) >> fraction_bits)
     shape = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
     sums = torch.zeros((*shape, a.shape[-2], b.shape[-1]), dtype=torch.int64, device=a.device)
@@ -203,7 +203,7 @@ def _drain(
     )
 
 
-def _float32_is_full() -> bool:
+def float32_is_full() -> bool:
     """Whether torch multiplies float32 as such, not as TF32 or bfloat16."""
     settings = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn)
     modes = {getattr(setting, "fp32_precision", "none") for setting in settings}

@@ -11,6 +11,8 @@ from torch.nn import functional
 from sw.tensor import expand_blocks, exponents, fake_quantize, limit_spread
 from sw.wasq import exact
 from sw.wasq.config import LayerConfig
+from sw.wasq.gemm import Operand
+from sw.wasq.rounding import Faults
 from sw.wasq.weights import QuantizedWeight, quantize_weight, weight_exponents
 
 #: Modules whose weights can be quantized.
@@ -51,6 +53,9 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.config, self.geometry = name, config, geometry
+        #: Shared by the layers of a model, which looks at them once per pass; None: at each call.
+        self.faults: Faults | None = None
+        self._operands: dict[tuple[int, int], tuple[object, Operand]] = {}
         self.register_buffer("words", weight.words)
         self.register_buffer("exponents", weight.exponents)
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
@@ -67,11 +72,8 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32, as the array and the host behind it give it."""
         if self.geometry is None:
-            y = exact.linear(
-                x, self.weight, self.bias, self.config, self.input_exponents, self.name
-            )
-            return self._drained(y, -1)
-        return self._drained(self.geometry.apply(x, self._patches), 1)
+            return self._drained(self._linear(x, 0, self.words.shape[0]), -1)
+        return self._drained(self.geometry.apply(x, self._linear), 1)
 
     def extra_repr(self) -> str:
         """What a printed model says of the layer."""
@@ -83,13 +85,30 @@ class QuantizedLayer(nn.Module):
             + (f" per {c.activation_scale}" if c.activations else "")
         )
 
-    def _patches(self, rows: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Output channels first to last of patches ``[M, K]``."""
+    def _linear(self, rows: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Output channels first to last of rows (patches, for a convolution) ``[..., K]``."""
+        ready = self._operand(first, last)
+        return exact.linear(
+            rows,
+            ready.weight,
+            None if self.bias is None else self.bias[first:last],
+            self.config,
+            self.input_exponents,
+            self.name,
+            operand=ready,
+            faults=self.faults,
+        )
+
+    def _operand(self, first: int, last: int) -> Operand:
+        """These channels' weights ready to be multiplied, anew where the words were replaced."""
         w = self.weight
-        own = w.exponents if w.exponents.dim() == 0 else w.exponents[first:last]
-        part = QuantizedWeight(w.words[first:last], own, w.format, w.scale)
-        bias = None if self.bias is None else self.bias[first:last]
-        return exact.linear(rows, part, bias, self.config, self.input_exponents, self.name)
+        state = (w.words.data_ptr(), w.words._version, w.exponents.data_ptr(), w.exponents._version)
+        found = self._operands.get((first, last))
+        if found is None or found[0] != state:
+            own = w.exponents if w.exponents.dim() == 0 else w.exponents[first:last]
+            part = QuantizedWeight(w.words[first:last], own, w.format, w.scale)
+            found = self._operands[first, last] = (state, Operand(part))
+        return found[1]
 
     def _drained(self, y: torch.Tensor, channel: int) -> torch.Tensor:
         form = self.config.output_format

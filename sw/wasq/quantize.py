@@ -14,6 +14,7 @@ from sw.wasq.calibrate import calibrate_
 from sw.wasq.config import LayerConfig, SFConfig
 from sw.wasq.modules import LAYERS, FakeQuantizedLayer, Geometry, QuantizedLayer
 from sw.wasq.products import quantize_products_
+from sw.wasq.rounding import Faults
 from sw.wasq.tables import quantize_tables_
 from sw.wasq.weights import QuantizedWeight, quantize_weight
 
@@ -135,7 +136,24 @@ def quantize_(
         replace_module(model, target.name, layer)
     quantize_products_(model, config, scales)
     quantize_tables_(model, config)
+    share_faults_(model)
     return model
+
+
+def share_faults_(model: nn.Module) -> None:
+    """Let a model's layers collect what a device cannot round, and look at it once per pass."""
+    faults = Faults()
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.faults = faults
+    model.register_forward_hook(_check_faults)
+
+
+def _check_faults(model: nn.Module, inputs: object, output: object) -> None:
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLayer) and layer.faults is not None:
+            layer.faults.check()
+            return
 
 
 def prepare_(model: nn.Module, config: SFConfig) -> tuple[FakeQuantizedLayer, ...]:
