@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
 from sw.compiler.graph import Graph
 from sw.compiler.layers import Plan, Weights
+from sw.distillation import distillation_loss
 from sw.fake_network import FakeQuantizedNetwork, with_weights
 
 #: Called after an epoch with its number from 1 and its mean loss.
@@ -133,7 +133,9 @@ def heal(
             with torch.no_grad():
                 target = teacher(given)
             answers = None if labels is None else labels[chosen]
-            loss = _loss(network(given)[0], target, answers, options)
+            loss = distillation_loss(
+                network(given)[0], target, answers, options.distillation, options.temperature
+            )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_value_(trained, options.gradient_limit)
@@ -158,27 +160,3 @@ def _batch(plan: Plan, samples: torch.Tensor, labels: torch.Tensor | None) -> in
     if labels is not None and len(labels) != len(samples):
         raise ValueError(f"labels must be {len(samples)}, not {len(labels)}")
     return shape[0]
-
-
-def _loss(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    labels: torch.Tensor | None,
-    options: HealingOptions,
-) -> torch.Tensor:
-    """Cross entropy and distillation, the latter scaled so that its gradient does not depend on
-    the temperature (Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network").
-    """
-    classes = logits.shape[-1]
-    logits, target = logits.reshape(-1, classes), target.reshape(-1, classes)
-    heat = options.temperature
-    divergence = functional.kl_div(
-        functional.log_softmax(logits / heat, 1),
-        functional.log_softmax(target / heat, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    if labels is None:
-        return divergence * heat**2
-    entropy = functional.cross_entropy(logits, labels.reshape(-1))
-    return options.distillation * heat**2 * divergence + (1 - options.distillation) * entropy
