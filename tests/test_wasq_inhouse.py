@@ -14,7 +14,8 @@ import torch
 from sw.models.byte_pairs import byte_characters, split_words
 from sw.models.llama import Llama
 from sw.wasq import inhouse
-from sw.wasq.inhouse_files import load_model
+from sw.wasq.inhouse_files import checkpoint_path
+from sw.wasq.language import load_language
 from sw.wasq.pair_training import train_pairs
 
 WORDS = "the cat sat on the mat\nand the dog sat on the log\n12 cats, 34 dogs: they're all here\n"
@@ -79,18 +80,18 @@ def test_held_out_text_is_the_last_tenth_and_parts_join_to_the_whole() -> None:
 
 
 def test_training_lowers_the_perplexity_and_the_saved_model_is_the_best(tmp_path: Path) -> None:
-    trained = inhouse.train("tiny", TEXTS, tmp_path, recipe=TINY, vocabulary=270)
+    trained = inhouse.train("tiny", TEXTS, tmp_path / "m", recipe=TINY, vocabulary=270)
     assert trained.finished
     curve = [look["perplexity"] for look in trained.record["curve"]]
     assert min(curve) < 200 < 270
     assert trained.record["validation_perplexity"] == pytest.approx(min(curve), rel=1e-6)
-    model, tokenizer = load_model(tmp_path)
-    validation = torch.tensor(tokenizer.encode(TEXTS.validation[0]))
+    found = load_language(str(tmp_path / "m"))
+    model = found.module
+    validation = torch.tensor(found.tokenizer.encode(TEXTS.validation[0]))
     assert inhouse.perplexity(model, validation) == pytest.approx(min(curve), rel=1e-6)
-    assert not (tmp_path / "checkpoint.safetensors").exists()
-    assert json.loads((tmp_path / "training.json").read_text())["parameters"] == sum(
-        p.numel() for p in model.parameters()
-    )
+    assert not checkpoint_path(tmp_path / "m").exists()
+    about = json.loads((tmp_path / "m" / "config.json").read_text())["atreides"]
+    assert about["parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -111,18 +112,18 @@ def test_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> Non
 
 
 def test_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    inhouse.train("tiny", TEXTS, tmp_path, recipe=TINY, vocabulary=270, seconds=0)
+    inhouse.train("tiny", TEXTS, tmp_path / "m", recipe=TINY, vocabulary=270, seconds=0)
     other = inhouse.Recipe(**{**asdict(TINY), "rate": 1e-3})
     with pytest.raises(ValueError, match="same recipe and text"):
-        inhouse.train("tiny", TEXTS, tmp_path, recipe=other, vocabulary=270)
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"broken")
+        inhouse.train("tiny", TEXTS, tmp_path / "m", recipe=other, vocabulary=270)
+    checkpoint_path(tmp_path / "m").write_bytes(b"broken")
     with pytest.raises(ValueError, match="whole checkpoint"):
-        inhouse.train("tiny", TEXTS, tmp_path, recipe=TINY, vocabulary=270)
+        inhouse.train("tiny", TEXTS, tmp_path / "m", recipe=TINY, vocabulary=270)
 
 
 def test_training_leaves_torch_as_it_was(tmp_path: Path) -> None:
     state, precision = torch.get_rng_state(), torch.get_float32_matmul_precision()
-    inhouse.train("tiny", TEXTS, tmp_path, recipe=TINY, vocabulary=270, seconds=0)
+    inhouse.train("tiny", TEXTS, tmp_path / "m", recipe=TINY, vocabulary=270, seconds=0)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.get_float32_matmul_precision() == precision
 

@@ -20,9 +20,10 @@ import torch
 from sw import datasets
 from sw.importers.named import detokenize
 from sw.models.llama import Llama
-from sw.wasq.inhouse_files import save_model
 from sw.wasq.inhouse_training import Progress, Recipe, Trainer, perplexity
+from sw.wasq.language import save_language
 from sw.wasq.pair_training import Pairs, train_pairs
+from sw.wasq.tokens import PairTokens
 
 VOCABULARY: Final = 2048
 HELD_OUT: Final = 0.1
@@ -119,8 +120,8 @@ def train(
         Of :data:`RECIPES`, or of the given recipe.
     texts : Texts
     folder : Path
-        Gets ``config.json``, ``model.safetensors``, ``tokenizer.json``, ``training.json``, and
-        while it is not finished ``checkpoint.safetensors``.
+        Gets ``config.json`` (the record under ``atreides``), ``model.safetensors`` and
+        ``tokenizer.json``; beside it is, while training is not finished, its checkpoint.
     recipe : Recipe, optional
     device : str
     seconds : float, optional
@@ -131,7 +132,7 @@ def train(
     Raises
     ------
     ValueError
-        If there is no recipe of this name, the text is too short, or the folder's checkpoint is of
+        If there is no recipe of this name, the text is too short, or the checkpoint is of
         another recipe or text.
     KeyboardInterrupt
         After Ctrl-C; a checkpoint is left.
@@ -146,7 +147,6 @@ def train(
             raise ValueError(f"text to {part} must have at least 2 tokens, not {len(stream)}")
     trainer = Trainer(recipe, len(pairs.tokens), streams, torch.device(device), folder)
     end = math.inf if seconds is None else time.monotonic() + seconds
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         finished = trainer.run(end, progress)
     except KeyboardInterrupt:
@@ -165,7 +165,7 @@ def train(
         **trainer.figures(),
         **{"validation_perplexity": chosen, "evaluation_perplexity": held},
     }
-    save_model(folder, model, pairs, record)
+    save_language(folder, model, PairTokens(pairs.tokens, pairs.merges), record)
     if finished:
         trainer.forget()
     return Trained(model, pairs, record, finished)

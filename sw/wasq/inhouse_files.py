@@ -1,4 +1,4 @@
-"""Files of models trained in-house: Hugging Face folders, and checkpoints of their training."""
+"""Checkpoints of a training: safetensors with plain data beside them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,10 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from sw.models.byte_pairs import BytePairs
-from sw.models.llama import Llama, LlamaConfig
-from sw.wasq.pair_training import Pairs
-
-CHECKPOINT: Final = "checkpoint.safetensors"
-#: Names of the Hugging Face Llama, of the Llama here; both turn halves of heads.
-_NAMES: Final = {
-    "attention_norm": "input_layernorm",
-    "attention.q": "self_attn.q_proj",
-    "attention.k": "self_attn.k_proj",
-    "attention.v": "self_attn.v_proj",
-    "attention.o": "self_attn.o_proj",
-    "feed_forward_norm": "post_attention_layernorm",
-    "feed_forward.gate": "mlp.gate_proj",
-    "feed_forward.up": "mlp.up_proj",
-    "feed_forward.down": "mlp.down_proj",
-}
+#: Beside the folder of the model, after its name.
+CHECKPOINT: Final = ".checkpoint.safetensors"
 
 
 @dataclass(slots=True)
@@ -62,18 +47,30 @@ def write_checkpoint(folder: Path, state: Checkpoint, identity: Mapping[str, Any
         about["best"] = state.best
     texts = {"state": json.dumps(about), "identity": json.dumps(identity, sort_keys=True)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    _replace(folder / CHECKPOINT, lambda path: save_file(tensors, path, texts))
+    path = checkpoint_path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".unfinished-{path.name}")
+    try:
+        save_file(tensors, scratch, texts)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """Where the checkpoint of the model in a folder is."""
+    return folder.with_name(folder.name + CHECKPOINT)
 
 
 def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The checkpoint in a folder, None if there is none.
+    """The checkpoint of a folder, None if there is none.
 
     Raises
     ------
     ValueError
         If it is of another recipe or text, or broken.
     """
-    path = folder / CHECKPOINT
+    path = checkpoint_path(folder)
     if not path.exists():
         return None
     try:
@@ -89,79 +86,3 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
     if not same:
         raise ValueError(f"{path} must be of the same recipe and text: remove it to start anew")
     return state
-
-
-def save_model(folder: Path, model: Llama, pairs: Pairs, record: Mapping[str, Any]) -> None:
-    """Write ``config.json``, ``model.safetensors``, ``tokenizer.json`` and ``training.json``."""
-    sizes = model.config
-    config = {
-        **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"},
-        **{"hidden_size": sizes.width, "intermediate_size": sizes.hidden},
-        **{"num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads},
-        **{"num_key_value_heads": sizes.kv_heads, "head_dim": sizes.head_size},
-        **{"vocab_size": sizes.vocabulary, "max_position_embeddings": sizes.context},
-        **{"rope_theta": sizes.rope_theta, "rms_norm_eps": sizes.epsilon},
-        **{"tie_word_embeddings": True, "torch_dtype": "float32"},
-        **{"attention_bias": False, "mlp_bias": False},
-        **{"bos_token_id": None, "eos_token_id": None},
-    }
-    tensors = {
-        public_name(name): p.detach().cpu().contiguous() for name, p in model.named_parameters()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
-    for name, content in (
-        ("config.json", config),
-        ("tokenizer.json", pairs.to_json()),
-        ("training.json", dict(record)),
-    ):
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        _replace(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
-
-
-def load_model(folder: Path) -> tuple[Llama, BytePairs]:
-    """A model that :func:`save_model` wrote, with its tokenizer.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or not what was written.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-        public = load_file(folder / "model.safetensors")
-        names = (
-            *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-            *("num_key_value_heads", "vocab_size", "max_position_embeddings"),
-            *("rope_theta", "rms_norm_eps"),
-        )
-        sizes = LlamaConfig(*(config[name] for name in names))
-        with torch.device("meta"):
-            own = [name for name, _ in Llama(sizes).named_parameters()]
-        model = Llama.from_state(sizes, {name: public[public_name(name)] for name in own})
-        tokenizer = BytePairs(list(kind["vocab"]), kind["merges"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder} must hold a model trained in-house ({error})") from None
-    return model, tokenizer
-
-
-def public_name(name: str) -> str:
-    """A parameter's name in Hugging Face's files."""
-    if name.startswith("embedding."):
-        return "model.embed_tokens.weight"
-    if not name.startswith("blocks."):
-        return f"model.{name}" if name.startswith("norm.") else f"lm_{name}"
-    _, block, rest = name.split(".", 2)
-    part, _, last = rest.rpartition(".")
-    return f"model.layers.{block}.{_NAMES[part]}.{last}"
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write beside a file, then put it in its place."""
-    scratch = path.with_name(f".unfinished-{path.name}")
-    try:
-        write(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -20,7 +20,12 @@ from torch import nn
 from torch.nn import functional
 
 from sw.models.llama import Llama, LlamaConfig
-from sw.wasq.inhouse_files import Checkpoint, read_checkpoint, write_checkpoint
+from sw.wasq.inhouse_files import (
+    Checkpoint,
+    checkpoint_path,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 CONTEXT: Final = 4096
 #: Scores of one head that a part of a batch may hold, windows times length squared.
@@ -85,7 +90,7 @@ class Trainer:
         Tokens to ``train`` on, and for ``validation``.
     device : torch.device
     folder : Path
-        Where a checkpoint is, or is left.
+        Of the model; a checkpoint is, or is left, beside it.
 
     Raises
     ------
@@ -172,7 +177,7 @@ class Trainer:
 
     def forget(self) -> None:
         """Remove the checkpoint of a training that is done."""
-        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        checkpoint_path(self.folder).unlink(missing_ok=True)
 
     def _restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, p in self.model.named_parameters():

@@ -37,28 +37,6 @@ class Pairs:
         """Ready to encode."""
         return BytePairs(self.tokens, self.merges)
 
-    def to_json(self) -> dict[str, object]:
-        """As a Hugging Face ``tokenizer.json``."""
-        return {
-            "version": "1.0",
-            "added_tokens": [],
-            "normalizer": None,
-            "pre_tokenizer": {
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Digits", "individual_digits": True},
-                    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-                ],
-            },
-            "post_processor": None,
-            "decoder": {"type": "ByteLevel"},
-            "model": {
-                "type": "BPE",
-                "vocab": {token: number for number, token in enumerate(self.tokens)},
-                "merges": list(self.merges),
-            },
-        }
-
 
 def train_pairs(text: str, vocabulary: int) -> Pairs:
     """A tokenizer of ``vocabulary`` tokens, the same for the same text everywhere.
