@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from atreides import __version__
+from atreides.mistakes import FileMistake, refusal
 
 #: The exit status of a process that Ctrl-C ended: 128 and the number of SIGINT.
 INTERRUPTED: Final = 130
@@ -135,9 +136,18 @@ def main(
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except FileMistake as error:
+        print(f"atreides: {error}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        print(f"atreides: {said}", file=sys.stderr)
+        return 2
     return status if isinstance(status, int) else 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from atreides.mistakes import FileMistake
 from sw.activation import SLOPE_BITS, START_BITS
 from sw.assembler import AssemblyError, assemble, parse_hexadecimal
 from sw.config import MachineConfig
@@ -22,10 +23,6 @@ PARAMETERS: Final = (
     *("biases", "column_shifts", "column_lifts"),
     *("row_shifts", "row_lifts", "starts", "slopes"),
 )
-
-
-class FileMistake(ValueError):
-    """A file that cannot be what it should be; the message is one sentence with its name."""
 
 
 def load_program(path: Path, config: MachineConfig) -> tuple[int, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +241,17 @@ def test_registers_are_shown_after_the_run(
 ) -> None:
     assert main(["run", "p.s", *SMALL, "--dump-registers"]) == 0
     assert "activation: 2 x 2" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    (folder / "dump.npz").write_text("old")
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    assert main(["run", "p.s", *SMALL, "--memory", "in.npz", "--dump", "dump.npz"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint == "atreides: dump.npz must be writable: No space left on device\n"
+    assert (folder / "dump.npz").read_text() == "old"
