@@ -227,7 +227,7 @@ class Llama(nn.Module):
         """Logits ``[B, T, vocabulary]`` of tokens ``[B, T]`` int64, T at most the context."""
         length = tokens.shape[1]
         turn = Turn(self.cos[:length], self.sin[:length])
-        mask = torch.full((length, length), float("-inf"), device=tokens.device).triu(1)
+        mask = torch.full_like(turn.cos[:1, :1], float("-inf")).expand(length, length).triu(1)
         x = self.embedding(tokens)
         for block in self.blocks:
             x, _, _ = block(x, turn, mask)

@@ -112,7 +112,12 @@ class Operand:
         """The values ``[N, K]``, kept for the next call; float64 only within :func:`cached`."""
         found = self._values.get(dtype)
         if found is None:
-            found = self.weight.dequantize().to(dtype)
+            if dtype == torch.float32:
+                found = self.weight.dequantize()
+            else:
+                found = self.values(torch.float32).to(dtype)
+            if dtype == torch.bfloat16:
+                self._values.pop(torch.float32, None)
             if dtype != torch.float64 or _keep_wide.get():
                 self._values[dtype] = found
         return found

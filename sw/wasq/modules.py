@@ -102,7 +102,9 @@ class QuantizedLayer(nn.Module):
     def _operand(self, first: int, last: int) -> Operand:
         """These channels' weights ready to be multiplied, anew where the words were replaced."""
         w = self.weight
-        state = (w.words.data_ptr(), w.words._version, w.exponents.data_ptr(), w.exponents._version)
+        state = tuple(
+            (t.data_ptr(), 0 if t.is_inference() else t._version) for t in (w.words, w.exponents)
+        )
         found = self._operands.get((first, last))
         if found is None or found[0] != state:
             own = w.exponents if w.exponents.dim() == 0 else w.exponents[first:last]
