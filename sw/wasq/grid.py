@@ -54,7 +54,7 @@ def dynamic_units(x: torch.Tensor, form: SFx, scale: ActivationScale) -> torch.T
     if scale == "token":
         return unit(largest_exponent(x.abs().amax(-1, keepdim=True), form), form)
     padded = functional.pad(x.abs(), (0, -terms % BLOCK))
-    found = largest_exponent(padded.unflatten(-1, (-1, BLOCK)).amax(-1), form)
+    found = largest_exponent(padded.reshape(*x.shape[:-1], -1, BLOCK).amax(-1), form)
     found = torch.maximum(found, found.amax(-1, keepdim=True) - MAX_SPREAD)
     return unit(found, form).repeat_interleave(BLOCK, -1)[..., :terms]
 

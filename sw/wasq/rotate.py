@@ -83,7 +83,8 @@ def turn(x: torch.Tensor, size: int) -> torch.Tensor:
         y = y.reshape(-1, size // (2 * half), 2, half)
         y = torch.stack((y[:, :, 0] + y[:, :, 1], y[:, :, 0] - y[:, :, 1]), 2)
         half *= 2
-    return (y * size**-0.5).reshape(shape)
+    turned: torch.Tensor = y * size**-0.5
+    return turned.reshape(shape)
 
 
 def hadamard(size: int) -> torch.Tensor:
@@ -115,7 +116,8 @@ def residual_rotation(width: int, generator: torch.Generator, mix: bool = False)
         across *= math.sqrt(2 / count)
         across[0] *= math.sqrt(0.5)
     signs = torch.randint(0, 2, (width,), generator=generator).double() * 2 - 1
-    return signs[:, None] * torch.kron(across, hadamard(block))
+    found: torch.Tensor = signs[:, None] * torch.kron(across, hadamard(block))
+    return found
 
 
 @torch.no_grad()
