@@ -25,6 +25,6 @@ def heal_fpm(task: Task) -> Healed:
             f"activation_scale must be none in the published form, which caps at 1, not {scale!r}"
         )
     origin, teacher = origin_of(task), teacher_of(task)
-    layers = prepare_healing_(task.model, task.config, task.option("weights", None))
+    layers = prepare_healing_(task.model, task.config, task.weights)
     training = start(task, layers, teacher, origin)
     return training.finish(training.run())

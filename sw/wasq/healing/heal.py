@@ -16,6 +16,7 @@ from sw.wasq.healing.samples import Samples
 from sw.wasq.healing.task import Hooks, Task
 from sw.wasq.healing.teacher import Model
 from sw.wasq.healing.world import World
+from sw.wasq.weights import QuantizedWeight
 
 #: Each method by its name: module and function, imported when it is asked for.
 METHODS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
@@ -38,6 +39,7 @@ def heal_(
     options: HealOptions | None = None,
     *,
     window: int | None = None,
+    weights: Mapping[str, QuantizedWeight] | None = None,
     teacher: Model | None = None,
     checkpoint: Path | None = None,
     resume: Path | None = None,
@@ -62,6 +64,8 @@ def heal_(
     options : HealOptions, optional
     window : int, optional
         Tokens of a window, where data are one run of tokens.
+    weights : mapping of str to QuantizedWeight, optional
+        Words of another method to start from, by module; other layers are rounded to nearest.
     teacher : callable, optional
         The float model to learn from; a copy of ``model`` if omitted.
     checkpoint, resume : Path, optional
@@ -89,7 +93,7 @@ def heal_(
     _check(config, options)
     hooks = Hooks(checkpoint or resume, resume, progress, log, evaluate, stop)
     samples = Samples.of(data, window)
-    task = Task(model, method, samples, config, options, teacher, hooks, World.current())
+    task = Task(model, method, samples, config, options, teacher, hooks, World.current(), weights)
     healed: Healed = getattr(importlib.import_module(module), function)(task)
     return healed
 

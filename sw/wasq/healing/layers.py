@@ -49,14 +49,14 @@ class HealingLayer(FakeQuantizedLayer):
     def freeze(self, mask: torch.Tensor) -> None:
         """Let only the masked weights ``[N, K]`` change, and no exponent.
 
-        A layer without any is not trained at all, its bias included.
+        Biases stay, too; a layer without any masked weight is not trained at all.
         """
         some = bool(mask.any())
         self.mask = mask
         self._start = self.weight.detach().clone() if some else None
         self.weight.requires_grad_(some)
         if self.bias is not None:
-            self.bias.requires_grad_(some)
+            self.bias.requires_grad_(False)
 
     def spread(self) -> None:
         """Lay mask and start out over the processes as the weight is, for FSDP2."""
@@ -79,6 +79,11 @@ class HealingLayer(FakeQuantizedLayer):
         if self._start is not None:
             with torch.no_grad():
                 self.weight.copy_(self._start)
+
+    def moved(self) -> torch.Tensor:
+        """How far each weight is from where it was when the layer was frozen, ``[N, K]``."""
+        assert self._start is not None
+        return (self.weight.detach() - self._start).abs()
 
     def matrix(self) -> torch.Tensor:
         """The float weight ``[N, K]``, gathered if it lies on several processes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sw.wasq.healing.options import HealOptions, Log, Progress
 from sw.wasq.healing.samples import Samples
 from sw.wasq.healing.teacher import Model
 from sw.wasq.healing.world import World
+from sw.wasq.weights import QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Task:
         The float model to learn from; None: a copy of ``model``.
     hooks : Hooks
     world : World
+    weights : mapping of str to QuantizedWeight, optional
+        Words of another method to start from, by module.
     """
 
     model: nn.Module
@@ -70,6 +73,7 @@ class Task:
     teacher: Model | None = None
     hooks: Hooks = field(default_factory=Hooks)
     world: World = field(default_factory=World)
+    weights: Mapping[str, QuantizedWeight] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -81,10 +85,13 @@ class Task:
         return self.options.extra.get(name, default)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of a model's parameters."""
+def fingerprint(model: nn.Module, weights: Mapping[str, QuantizedWeight] | None = None) -> str:
+    """SHA-256 over names, shapes and bytes of a model's parameters, and of words to start from."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
+    for name, weight in (weights or {}).items():
+        tensors |= {f"words/{name}": weight.words, f"exponents/{name}": weight.exponents}
+    for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         plain = value.detach().cpu().contiguous()
         digest.update(plain.flatten().view(torch.uint8).numpy().data)

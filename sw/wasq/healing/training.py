@@ -73,7 +73,7 @@ class Training:
         self._in_order = task.world.size > 1 and task.options.deterministic
         self._in_order = self._in_order and not _is_sharded(task)
         if task.world.size > 1 and not self._in_order and not _is_sharded(task):
-            self.forward = DistributedDataParallel(task.model, broadcast_buffers=False)
+            self.forward = DistributedDataParallel(task.model, forward_sync_buffers=False)
         self.optimizer = torch.optim.AdamW(
             list(self.trained.values()) or [nn.Parameter(torch.zeros(()))],
             lr=task.options.learning_rate,
@@ -301,7 +301,7 @@ def start(task: Task, layers: tuple[HealingLayer, ...], teacher: Any, origin: st
 
 def origin_of(task: Task) -> str:
     """The float model's fingerprint, taken before it is changed."""
-    return fingerprint(task.model)
+    return fingerprint(task.model, task.weights)
 
 
 def _choose(model: nn.Module, layers: tuple[HealingLayer, ...], trained: str) -> set[str]:
