@@ -13,7 +13,7 @@ from torch import nn
 from sw.wasq.calibrate import calibrate_
 from sw.wasq.config import LayerConfig, SFConfig
 from sw.wasq.modules import LAYERS, FakeQuantizedLayer, Geometry, QuantizedLayer
-from sw.wasq.products import quantize_products_
+from sw.wasq.products import attention_products, quantize_products_
 from sw.wasq.rounding import Faults
 from sw.wasq.tables import quantize_tables_
 from sw.wasq.weights import QuantizedWeight, quantize_weight
@@ -146,6 +146,9 @@ def share_faults_(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, QuantizedLayer):
             layer.faults = faults
+    products = attention_products(model)
+    if products is not None:
+        products.faults = faults
     model.register_forward_hook(_check_faults)
 
 

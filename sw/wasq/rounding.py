@@ -171,6 +171,22 @@ def _native(
     return None if report.bad_rows else values.to(dtype)
 
 
+def round_at(x: torch.Tensor, form: SFx, e: torch.Tensor) -> torch.Tensor:
+    """Values of the words of float32 at exponents -100 to 100 that broadcast to them.
+
+    NaN gives 0; nothing is checked, and no device waited for.
+    """
+    e = e.to(torch.int32)
+    up = ((form.fraction_bits + 1 - e + 127) << 23).view(torch.float32)
+    down = ((e - form.fraction_bits + 127) << 23).view(torch.float32)
+    halves = (x.abs() * up).nan_to_num_(0.0).clamp_(max=2.0 * form.max_code).to(torch.int32)
+    magnitude = (halves + 1) >> 1
+    if form.unity:
+        magnitude -= (halves == 2 * form.max_code - 1).to(torch.int32)
+        magnitude += (magnitude == form.max_code).to(torch.int32)
+    return torch.where(x < 0, -magnitude, magnitude).to(torch.float32) * down
+
+
 def _plain(
     x: torch.Tensor,
     form: SFx,
@@ -191,12 +207,4 @@ def _plain(
     bad = (top.abs() > EXPONENT_LIMIT) | (bits > _INFINITY).any(-1, keepdim=True)
     faults += bad.sum().to(torch.int32)
     e = found.repeat_interleave(length, -1)[:, :terms].clamp(-100, 100)
-    up = ((form.fraction_bits + 1 - e + 127) << 23).view(torch.float32)
-    down = ((e - form.fraction_bits + 127) << 23).view(torch.float32)
-    halves = (x.abs() * up).nan_to_num_(0.0).clamp_(max=2.0 * form.max_code).to(torch.int32)
-    magnitude = (halves + 1) >> 1
-    if form.unity:
-        magnitude -= (halves == 2 * form.max_code - 1).to(torch.int32)
-        magnitude += (magnitude == form.max_code).to(torch.int32)
-    values = torch.where(x < 0, -magnitude, magnitude).to(torch.float32) * down
-    return values.masked_fill_(bad, float("nan")).to(dtype)
+    return round_at(x, form, e).masked_fill_(bad, float("nan")).to(dtype)
