@@ -13,7 +13,7 @@ from torch import nn
 
 from sw.format import SFx
 from sw.wasq.config import ActivationScale, SFConfig, WeightScale
-from sw.wasq.inhouse_training import perplexity
+from sw.wasq.evaluate import evaluate
 from sw.wasq.quantize import find_head, quantize_
 from sw.wasq.studies.capture import inputs_of_layers
 from sw.wasq.studies.number_formats import FloatFormat, NumberFormat, formats_of
@@ -26,6 +26,8 @@ _BESIDE: Final[Mapping[WeightScale, ActivationScale]] = {
     "block": "block",
 }
 
+#: Tokens that are evaluated together.
+_BATCH: Final = 4096
 #: What Superfloat was said to be more precise than.
 RIVALS: Final = ("tf32", "binary16", "bfloat16")
 
@@ -159,23 +161,27 @@ def rounded_model(model: nn.Module, form: NumberFormat) -> nn.Module:
 
 
 def perplexity_row(
-    model: nn.Module, form: NumberFormat | None, tokens: torch.Tensor, window: int
+    model: nn.Module, form: NumberFormat | None, windows: Sequence[torch.Tensor]
 ) -> dict[str, Any]:
     """Perplexity with weights and activations in a format; None: as the network is.
 
     Returns
     -------
     dict
-        ``format``, ``bits``, ``scale``, ``perplexity``, ``window``, ``tokens``.
+        ``format``, ``bits``, ``scale``, ``perplexity``, ``interval`` (95 %), ``divergence`` from
+        the float network in nats, ``window``, ``predicted`` tokens.
     """
     rounded = model if form is None else rounded_model(model, form)
+    scale_of_one = form is not None and form.scale == "tensor"  # else it would be of the batch
+    batch = 1 if scale_of_one else max(1, _BATCH // len(windows[0]))
+    found = evaluate(rounded, windows, batch=batch, reference=model if form else None)
     name, bits, scale = (
         ("float32", 32, "none") if form is None else (form.name, form.bits, form.scale)
     )
-    found = perplexity(rounded, tokens, window)
     return {
-        **{"format": name, "bits": bits, "scale": scale, "perplexity": found},
-        **{"window": window, "tokens": len(tokens)},
+        **{"format": name, "bits": bits, "scale": scale, "perplexity": found.perplexity},
+        **{"interval": found.interval(), "divergence": found.divergence},
+        **{"window": found.window, "predicted": found.predicted},
     }
 
 
@@ -241,8 +247,11 @@ def study(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name != head
     }
-    windows = tokens[: len(tokens) // window * window].reshape(-1, 1, window)
-    inputs = inputs_of_layers(model, windows)
+    windows = torch.split(tokens, window)
+    if len(windows[0]) < window:
+        raise ValueError(f"text must have at least {window} tokens, not {len(tokens)}")
+    windows = windows if len(windows[-1]) > 1 else windows[:-1]
+    inputs = inputs_of_layers(model, [part[None] for part in windows])
     inputs.pop(head or "", None)
     sf = NumberFormat(f"sf{bits}", SFx(bits))
     for part, tensors in (("weights", weights), ("activations", inputs)):
@@ -254,5 +263,5 @@ def study(
     for choice in (None, *forms):
         name, scale = ("float32", "none") if choice is None else (choice.name, choice.scale)
         if not done("perplexity", name, scale):
-            row = perplexity_row(model, choice, tokens, window)
+            row = perplexity_row(model, choice, windows)
             yield {"study": "formats", "part": "perplexity", **row}
