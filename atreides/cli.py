@@ -94,16 +94,46 @@ SUBCOMMANDS: Final = (
         "estimate",
     ),
     Subcommand(
+        "evaluate",
+        "Measure a language model's perplexity, float or quantized.",
+        "atreides.evaluate",
+        "evaluate",
+    ),
+    Subcommand(
         "generate",
-        "Generate text with a language model on the machine.",
+        "Generate text with a language model, on the machine or as quantized.",
         "atreides.generate",
         "generate",
+    ),
+    Subcommand(
+        "heal",
+        "Retrain a quantized model's weights, all or the critical ones.",
+        "atreides.heal",
+        "heal",
+    ),
+    Subcommand(
+        "quantize",
+        "Quantize a language model to Superfloat words.",
+        "atreides.quantize",
+        "quantize",
+    ),
+    Subcommand(
+        "report",
+        "Turn a log of results into one page with tables and plots.",
+        "atreides.results_page",
+        "report",
     ),
     Subcommand(
         "run",
         "Run a compiled network, or a program, on a model or on RTL.",
         "atreides.run",
         "run",
+    ),
+    Subcommand(
+        "study",
+        "Study parameters, activations, formats and scaling laws.",
+        "atreides.study",
+        "study",
     ),
 )
 
