@@ -88,3 +88,37 @@ def round_activations(
         limit = units * (1 << form.fraction_bits)
         x = torch.minimum(torch.maximum(x, -limit), limit)
     return x + (values - x).detach()
+
+
+def round_weights(weight: torch.Tensor, config: LayerConfig) -> torch.Tensor:
+    """A weight ``[N, K]`` rounded to nearest with the exponents that the rule finds.
+
+    As :func:`sw.wasq.weights.quantize_weight` followed by ``dequantize``, but for errors that
+    differ by less than float32 sums tell, and for spreads within a row.
+    """
+    form, scale = config.weight_format, config.weight_scale
+    if form is None:
+        return weight
+    terms = weight.shape[1]
+    if scale == "none":
+        units = unit(torch.zeros((), dtype=torch.int64, device=weight.device), form)
+        return snap(weight / units, form) * units
+    if scale == "tensor":
+        groups = weight.reshape(1, -1)
+    elif scale == "channel":
+        groups = weight
+    else:
+        groups = functional.pad(weight, (0, -terms % BLOCK)).reshape(len(weight), -1, BLOCK)
+    highest = largest_exponent(groups.abs().amax(-1, keepdim=True), form)
+    values = least = None
+    for step in range(3 if config.weight_rule == "squared_error" else 1):
+        units = unit(highest - step, form)
+        tried = snap(groups / units, form) * units
+        error = (tried - groups).square().sum(-1, keepdim=True)
+        if values is None or least is None:
+            values, least = tried, error
+        else:
+            values = torch.where(error < least, tried, values)
+            least = torch.minimum(error, least)
+    assert values is not None
+    return values.reshape(len(weight), -1)[:, :terms]
