@@ -91,7 +91,7 @@ def test_the_best_of_several_prizes_is_kept(tmp_path: Path) -> None:
     assert scores[f"{share} {group}"] == min(scores.values())
     assert healed.fraction <= share
     kept = json.loads((tmp_path / "scores.json").read_text())
-    assert kept["scores"] == scores
+    assert kept["found"] == scores
 
 
 def test_magnitudes_are_means_over_all_tokens() -> None:

@@ -10,15 +10,14 @@ hypothesis", arXiv:2103.09377. Options of their own (``HealOptions.extra``): ``m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from sw.wasq.healing.activity import mean_magnitudes
+from sw.wasq.healing.kept import Kept, refuse_sharded, resumed
 from sw.wasq.healing.layers import HealingLayer, prepare_healing_
 from sw.wasq.healing.masks import Chooser, best_masks, calibration, group_means
 from sw.wasq.healing.options import Healed, HealingError
@@ -73,8 +72,8 @@ def heal_lth(task: Task) -> Healed:
     """
     group, rule = task.option("group", "block"), task.option("mask", "deviation")
     rounds = int(task.option("rounds", 1))
-    if rounds > 1 and task.options.sharding == "sharded" and task.world.size > 1:
-        raise HealingError(f"rounds must be 1 for a sharded model, not {rounds}")
+    if rounds > 1:
+        refuse_sharded(task)
     draw = Draw(task)
     shares = [min(1.0, task.options.rho * 2.0**left) for left in reversed(range(rounds))]
     masks = draw.chooser.masks(rule, group, shares[0], task.options.seed)
@@ -96,64 +95,40 @@ def heal_mplth(task: Task) -> Healed:
 
     The score is the loss on samples that are held out, plus ``price`` times the share.
     """
+    refuse_sharded(task)
     train, held_out = _split(task.samples, int(task.option("held_out", 8)))
     draw = Draw(replace(task, samples=train))
     prizes = [(float(rho), str(group)) for rho, group in task.option("prizes", PRIZES)]
     steps = int(task.option("scout_steps", max(1, task.options.steps // 10)))
-    scores = _Scores(task.hooks.checkpoint, draw, resume=task.hooks.resume is not None)
+    kept = Kept(draw.task, "scores.json", draw.origin)
     for rho, group in prizes:
         key = f"{rho} {group}"
-        if key not in scores.found:
+        if key not in kept.found:
             draw.freeze(_masks(draw, rho, group))
-            _, finished = draw.train(Hooks(stop=task.hooks.stop), steps)
+            training, finished = draw.train(Hooks(stop=task.hooks.stop), steps)
             if not finished:
-                training = Training(draw.task, draw.layers, draw.teacher, draw.origin)
-                return training.finish(False, {"scores": scores.found})
+                return training.finish(False, {"scores": kept.found})
             price = float(task.option("price", 0.0)) * rho
-            scores.keep(key, held_out_loss(draw, held_out, task) + price)
-    best = min(prizes, key=lambda prize: (scores.found[f"{prize[0]} {prize[1]}"], prize[0]))
+            kept.keep(**{key: held_out_loss(draw, held_out) + price})
+    best = min(prizes, key=lambda prize: (kept.found[f"{prize[0]} {prize[1]}"], prize[0]))
     draw.freeze(_masks(draw, *best))
-    hooks = task.hooks
-    if hooks.resume is not None and not (hooks.resume / "latest.json").is_file():
-        hooks = replace(hooks, resume=None)
-    training, finished = draw.train(hooks, task.options.steps)
-    return training.finish(finished, {"scores": scores.found, "prize": list(best)})
+    training, finished = draw.train(resumed(task.hooks), task.options.steps)
+    return training.finish(finished, {"scores": kept.found, "prize": list(best)})
 
 
-def held_out_loss(draw: Draw, samples: Samples, task: Task) -> float:
+def held_out_loss(draw: Draw, samples: Samples) -> float:
     """Divergence and cross entropy on samples that nothing was trained on."""
-    options, total = task.options, 0.0
+    task, total = draw.task, 0.0
+    options = task.options
     teacher: Model | Likeliest | None = draw.teacher
     if isinstance(teacher, Likeliest):  # it knows the samples of training alone
         teacher = None
     with torch.no_grad():
         for chosen in torch.split(torch.arange(len(samples)), options.size_of_pass):
             inputs = samples.inputs[chosen].to(task.device)
-            loss = loss_of(draw.task.model(inputs), samples, chosen, inputs, teacher, options)
+            loss = loss_of(task.model(inputs), samples, chosen, inputs, teacher, options)
             total += float(loss) * len(chosen)
     return total / len(samples)
-
-
-class _Scores:
-    """Scores of tickets, kept in a file beside the checkpoints so that no ticket is drawn twice."""
-
-    def __init__(self, folder: Path | None, draw: Draw, resume: bool) -> None:
-        self.path = None if folder is None else folder / "scores.json"
-        self.key = {"model": draw.origin, "options": draw.task.options.to_json()}
-        self.key["config"] = draw.task.config.to_json()
-        self.leads = draw.task.world.leads
-        self.found: dict[str, float] = {}
-        if resume and self.path is not None and self.path.is_file():
-            data: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            if data.get("key") != json.loads(json.dumps(self.key)):
-                raise HealingError(f"{self.path} must be of this model, config and options")
-            self.found = {name: float(score) for name, score in data["scores"].items()}
-
-    def keep(self, name: str, score: float) -> None:
-        self.found[name] = score
-        if self.path is not None and self.leads:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"key": self.key, "scores": self.found}))
 
 
 def _masks(draw: Draw, rho: float, group: str) -> dict[str, torch.Tensor]:
@@ -181,9 +156,7 @@ def _survivors(
 def _inside(hooks: Hooks, name: str) -> Hooks:
     folder = None if hooks.checkpoint is None else hooks.checkpoint / name
     resume = None if hooks.resume is None else hooks.resume / name
-    if resume is not None and not (resume / "latest.json").is_file():
-        resume = None
-    return replace(hooks, checkpoint=folder, resume=resume)
+    return resumed(replace(hooks, checkpoint=folder, resume=resume))
 
 
 def _split(samples: Samples, held_out: int) -> tuple[Samples, Samples]:

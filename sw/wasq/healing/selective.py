@@ -1,0 +1,191 @@
+"""selective: quantize what lies below a percentile of magnitude, keep the rest in float32.
+
+The paper's first idea. Options of its own (``HealOptions.extra``): ``percentile`` (of magnitudes,
+90 to 100), ``scope`` (layer or model), ``kept`` ("values": single weights in coordinates, or
+"rows": whole rows with the most of them), ``epsilon`` (smaller weights become 0). No training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import nn
+
+from sw.wasq.healing.options import Healed, HealingError
+from sw.wasq.healing.task import Task
+from sw.wasq.modules import QuantizedLayer
+from sw.wasq.quantize import quantize_, replace_module, targets
+from sw.wasq.weights import quantize_weight
+
+SCOPES: Final = ("layer", "model")
+KINDS: Final = ("values", "rows")
+
+
+class SelectiveLayer(nn.Module):
+    """A quantized layer, and beside it the weights that stayed float32, added by the host.
+
+    Buffers besides those of ``quantized``: ``rows`` and ``columns`` int32 ``[n]`` and ``values``
+    float32 ``[n]`` of single weights; or, with ``columns`` None, ``rows`` int32 ``[n]`` and
+    ``values [n, K]`` of whole rows.
+
+    Parameters
+    ----------
+    quantized : QuantizedLayer
+        In whose words the kept weights are 0.
+    rows, values : torch.Tensor
+    columns : torch.Tensor, optional
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor | None
+    values: torch.Tensor
+
+    def __init__(
+        self,
+        quantized: QuantizedLayer,
+        rows: torch.Tensor,
+        values: torch.Tensor,
+        columns: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.quantized = quantized
+        self.register_buffer("rows", rows.to(torch.int32))
+        self.register_buffer("columns", None if columns is None else columns.to(torch.int32))
+        self.register_buffer("values", values)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32: what the array gives, plus the kept weights' part."""
+        y: torch.Tensor = self.quantized(x)
+        if not len(self.values):
+            return y
+        geometry = self.quantized.geometry
+        if geometry is None:
+            return y + self._kept(x)
+        part: torch.Tensor = geometry.apply(x, lambda rows, a, b: rows @ self.matrix()[a:b].T)
+        return y + part
+
+    def matrix(self) -> torch.Tensor:
+        """The kept weights ``[N, K]``, 0 elsewhere."""
+        found = self.values.new_zeros(self.quantized.words.shape)
+        if self.columns is None:
+            found[self.rows.long()] = self.values
+        else:
+            found[self.rows.long(), self.columns.long()] = self.values
+        return found
+
+    def _kept(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.float().reshape(-1, x.shape[-1])
+        outputs, terms = self.quantized.words.shape
+        if self.columns is None:
+            y = flat.new_zeros(len(flat), outputs)
+            y[:, self.rows.long()] = flat @ self.values.T
+        else:
+            places = torch.stack((self.rows, self.columns)).long()
+            size = (outputs, terms)
+            sparse = torch.sparse_coo_tensor(places, self.values, size, check_invariants=True)
+            y = torch.sparse.mm(sparse, flat.T).T
+        return y.reshape(*x.shape[:-1], outputs)
+
+
+def heal_selective(task: Task) -> Healed:
+    """Split every layer's weights, round the small ones, keep the large ones.
+
+    The notes have effective bits per weight: those of all words and exponents, and 32 bits of
+    value plus the bits of its place for each kept weight.
+    """
+    percentile, scope, kind, epsilon = _options(task)
+    chosen = targets(task.model, task.config)
+    limits = _limits({t.name: _matrix(t.module) for t in chosen}, percentile, scope)
+    dense, kept = {}, {}
+    for target in chosen:
+        weight = _matrix(target.module)
+        mask = _mask(weight, limits[target.name], kind, percentile)
+        small = torch.where(mask | (weight.abs() < epsilon), 0.0, weight)
+        dense[target.name] = quantize_weight(small, target.config, name=target.name)
+        kept[target.name] = (mask, weight)
+    quantize_(task.model, task.config, weights=dense)
+    stored = float(
+        sum(_bits(words.words, words.format.bits, words.exponents) for words in dense.values())
+    )
+    total = sum(words.words.numel() for words in dense.values())
+    count = 0
+    for name, (mask, weight) in kept.items():
+        layer = task.model.get_submodule(name)
+        assert isinstance(layer, QuantizedLayer)
+        made = _split(layer, mask, weight, kind)
+        stored += _kept_bits(made)
+        count += int(mask.sum())
+        replace_module(task.model, name, made)
+    notes = {"effective_bits": stored / total, "kept": count / total, "percentile": percentile}
+    return Healed(dense, fraction=0.0, notes={**notes, "scope": scope, "kind": kind})
+
+
+def _options(task: Task) -> tuple[float, str, str, float]:
+    percentile = float(task.option("percentile", 99.0))
+    scope, kind = str(task.option("scope", "layer")), str(task.option("kept", "values"))
+    epsilon = float(task.option("epsilon", 0.0))
+    if not 0 < percentile <= 100:
+        raise HealingError(f"percentile must be above 0 and at most 100, not {percentile!r}")
+    for name, value, choices in (("scope", scope, SCOPES), ("kept", kind, KINDS)):
+        if value not in choices:
+            raise HealingError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    if not epsilon >= 0:
+        raise HealingError(f"epsilon must be at least 0, not {epsilon!r}")
+    return percentile, scope, kind, epsilon
+
+
+def _matrix(module: nn.Module) -> torch.Tensor:
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.detach().float().flatten(1).clone()
+
+
+def _limits(weights: Mapping[str, torch.Tensor], percentile: float, scope: str) -> dict[str, float]:
+    """The magnitude that a weight must exceed to be kept, by layer."""
+    if scope == "layer":
+        return {name: _percentile([weight], percentile) for name, weight in weights.items()}
+    limit = _percentile(list(weights.values()), percentile)
+    return dict.fromkeys(weights, limit)
+
+
+def _percentile(weights: list[torch.Tensor], percentile: float) -> float:
+    """The smallest magnitude that ``percentile`` percent of all do not exceed."""
+    flat = torch.cat([weight.abs().flatten() for weight in weights])
+    place = min(flat.numel(), max(1, math.ceil(flat.numel() * percentile / 100)))
+    return float(flat.sort().values[place - 1])
+
+
+def _mask(weight: torch.Tensor, limit: float, kind: str, percentile: float) -> torch.Tensor:
+    large = weight.abs() > limit
+    if kind == "values":
+        return large
+    counts = large.sum(1)
+    rows = round(len(weight) * (1 - percentile / 100))
+    best = torch.argsort(counts, descending=True, stable=True)[:rows]
+    mask = torch.zeros_like(large)
+    mask[best] = True
+    return mask
+
+
+def _split(
+    layer: QuantizedLayer, mask: torch.Tensor, weight: torch.Tensor, kind: str
+) -> SelectiveLayer:
+    if kind == "rows":
+        rows = mask.all(1).nonzero().flatten()
+        return SelectiveLayer(layer, rows, weight[rows])
+    rows, columns = mask.nonzero(as_tuple=True)
+    return SelectiveLayer(layer, rows, weight[mask], columns)
+
+
+def _bits(words: torch.Tensor, bits: int, exponents: torch.Tensor) -> int:
+    shared = exponents.numel() if exponents.dim() else 0
+    return words.numel() * bits + 8 * shared
+
+
+def _kept_bits(layer: SelectiveLayer) -> float:
+    outputs, terms = layer.quantized.words.shape
+    places = outputs if layer.columns is None else outputs * terms
+    return 32 * layer.values.numel() + len(layer.rows) * math.ceil(math.log2(max(2, places)))

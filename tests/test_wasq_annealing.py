@@ -1,0 +1,284 @@
+"""Searches over what is healed at how many bits; widths per layer; weights that stay float."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from sw.wasq import SFConfig, quantize_
+from sw.wasq.config import effective_bits
+from sw.wasq.healing import HealingError, HealOptions, heal_
+from sw.wasq.healing.annealed import scouted_bench
+from sw.wasq.healing.samples import Samples
+from sw.wasq.healing.search import (
+    Energy,
+    Found,
+    OutOfMeasurements,
+    Problem,
+    State,
+    anneal,
+    greedy,
+    integer_program,
+    random_search,
+)
+from sw.wasq.healing.selective import SelectiveLayer
+from sw.wasq.healing.task import Task
+from sw.wasq.modules import QuantizedLayer
+from tests.tiny_models import TinyVision, tiny_llama, tiny_text
+
+FOUR = SFConfig(weights=4, activations=8, weight_scale="block", activation_scale="block")
+OPTIONS = HealOptions(steps=2, batch=4, learning_rate=5e-3, warmup=0, rho=0.5)
+GROUPS, CHOICES = 6, 3
+SIZES = (1, 2, 3, 1, 2, 3)
+
+
+def make_problem() -> Problem:
+    """Widths 2, 3 and 4 of groups of some sizes; on average 3."""
+    costs = tuple(tuple(float(size * bits) for bits in (2, 3, 4)) for size in SIZES)
+    return Problem((costs,), (3.0 * sum(SIZES),), (1,) * GROUPS)
+
+
+def additive(state: State) -> float:
+    weights = (5.0, 1.0, 0.2, 3.0, 9.0, 0.5)
+    return sum(w * 4.0**-choice for w, choice in zip(weights, state, strict=True))
+
+
+def rough(state: State) -> float:
+    """Groups that need each other, so that single gains mislead."""
+    return additive(state) + 4.0 * abs(state[0] - state[1]) - 3.0 * (state[2] == state[5] == 2)
+
+
+def best_of_all(function: object) -> float:
+    problem = make_problem()
+    states = itertools.product(range(CHOICES), repeat=GROUPS)
+    return min(function(s) for s in states if problem.is_allowed(s))  # type: ignore[operator]
+
+
+def run(how: str, function: object, limit: int, seed: int = 1) -> tuple[Found, Energy]:
+    problem = make_problem()
+    energy = Energy(function, limit)  # type: ignore[arg-type]
+    if how == "annealing":
+        return anneal(problem, energy, seed), energy
+    if how == "random":
+        return random_search(problem, energy, seed), energy
+    return (greedy if how == "greedy" else integer_program)(problem, energy), energy
+
+
+HOWS = ["annealing", "random", "greedy", "integer program"]
+
+
+@pytest.mark.parametrize("limit", [3, 14, 60])
+@pytest.mark.parametrize("how", HOWS)
+def test_a_search_keeps_the_caps_and_its_number_of_measurements(how: str, limit: int) -> None:
+    found, energy = run(how, rough, limit)
+    assert make_problem().is_allowed(found.state)
+    assert energy.spent == found.spent <= limit
+    assert found.energy == rough(found.state) <= rough((1,) * GROUPS)
+    assert len(found.path) == found.spent
+    assert list(found.path) == sorted(found.path, reverse=True)
+
+
+def test_the_integer_program_is_exact_where_gains_add_up() -> None:
+    limit = make_problem().measurements
+    assert run("integer program", additive, limit)[0].energy == pytest.approx(best_of_all(additive))
+
+
+def test_annealing_finds_what_single_gains_miss() -> None:
+    best = best_of_all(rough)
+    annealed = min(run("annealing", rough, 150, seed)[0].energy for seed in range(3))
+    assert annealed == pytest.approx(best)
+    assert run("integer program", rough, 150)[0].energy > best
+
+
+def test_greedy_is_near_the_best_where_gains_add_up() -> None:
+    worst, best = additive((1,) * GROUPS), best_of_all(additive)
+    assert run("greedy", additive, 60)[0].energy - best < 0.3 * (worst - best)
+
+
+@pytest.mark.parametrize("how", ["annealing", "random"])
+def test_a_seed_decides_a_search(how: str) -> None:
+    first, again, other = (run(how, rough, 20, seed) for seed in (1, 1, 2))
+    assert list(first[1].known) == list(again[1].known) != list(other[1].known)
+
+
+def test_annealing_at_no_heat_only_goes_down() -> None:
+    problem, seen = make_problem(), []
+
+    def measure(state: State) -> float:
+        seen.append(state)
+        return rough(state)
+
+    found = anneal(problem, Energy(measure, 40), 3, chains=1, heat=1e-9)
+    now = seen[0]
+    for state in seen[1:]:  # each state that is measured is a move away from the best so far
+        differing = sum(a != b for a, b in zip(now, state, strict=True))
+        assert differing <= 2
+        now = state if rough(state) <= rough(now) else now
+    assert found.state == now
+
+
+def test_chains_give_prizes_the_best_first() -> None:
+    found, _ = run("annealing", rough, 60)
+    assert found.prizes[0] == found.state
+    values = [rough(state) for state in found.prizes]
+    assert values == sorted(values)
+
+
+def test_energies_are_remembered_and_counted() -> None:
+    calls: list[State] = []
+    energy = Energy(lambda state: float(len(calls) or calls.append(state) or 1), 1)
+    assert energy((0,)) == energy((0,)) == 1
+    with pytest.raises(OutOfMeasurements):
+        energy((1,))
+
+
+def test_a_start_beyond_the_caps_is_refused() -> None:
+    with pytest.raises(ValueError, match="start must be within the caps"):
+        replace(make_problem(), start=(2,) * GROUPS)
+
+
+def test_the_energy_is_the_loss_of_the_model_with_those_widths() -> None:
+    text, options = tiny_text(8), replace(OPTIONS, distillation=1.0, extra={"grouping": "part"})
+    task = Task(tiny_llama(), "mixed", Samples.of(text), FOUR, options)
+    bench, problem = scouted_bench(task, heals=False)
+    assert problem.groups == 2
+    state = (bench.choices.index(type(bench.choices[0])(6)), 0)
+    found = bench.measure(state)
+    other = quantize_(tiny_llama(), bench.config(state))
+    with torch.no_grad():
+        mine = functional.log_softmax(other(text), -1)
+        wanted = functional.log_softmax(tiny_llama()(text), -1)
+    assert found == pytest.approx(float((wanted.exp() * (wanted - mine)).sum(-1).mean()), rel=1e-3)
+    assert bench.measure((1, 1)) != found
+    assert bench.measure(state) == found
+
+
+def test_annealed_healing_keeps_the_budget_and_the_share(tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=4, extra={"measurements": 12, "grouping": "part"})
+    text = tiny_text()
+    healed = heal_(tiny_llama(), "sa-mplth", text, FOUR, options, checkpoint=tmp_path)
+    assert healed.fraction <= 0.5
+    assert healed.notes["measurements"] <= 12
+    config = SFConfig.from_json(healed.notes["config"])
+    total = bits = 0.0
+    for name, weight in healed.weights.items():
+        assert weight.format == config.for_module(name).weight_format
+        rows, terms = weight.words.shape
+        total += rows * terms
+        bits += rows * terms * effective_bits(weight.format.bits, "block", terms)
+        uniform = effective_bits(4, "block", terms)
+    assert bits / total <= max(uniform, effective_bits(4, "block", 48)) + 1e-9
+    again = heal_(tiny_llama(), "sa-mplth", text, FOUR, options, resume=tmp_path)
+    assert again.losses == healed.losses
+    assert all(torch.equal(w.words, healed.weights[n].words) for n, w in again.weights.items())
+
+
+@pytest.mark.parametrize("how", ["integer program", "greedy", "annealing"])
+def test_mixed_widths_are_no_worse_than_uniform_ones_at_equal_bits(how: str) -> None:
+    options = replace(OPTIONS, steps=0, extra={"search": how, "measured": 4})
+    model = tiny_llama()
+    healed = heal_(model, "mixed", tiny_text(), FOUR, options)
+    assert healed.notes["energy"] <= healed.notes["uniform"]
+    assert healed.notes["bits"] <= 4 + 8 * 2 / 48 + 1e-9
+    assert len({w.format.bits for w in healed.weights.values()}) > 1
+    assert all(isinstance(model.get_submodule(n), QuantizedLayer) for n in healed.weights)
+
+
+def selected(**extra: object) -> tuple[torch.nn.Module, dict[str, object]]:
+    model = tiny_llama()
+    healed = heal_(model, "selective", tiny_text(2), FOUR, replace(OPTIONS, extra=extra))
+    return model, dict(healed.notes)
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_large_weights_stay_float_and_small_ones_are_words(scope: str) -> None:
+    before = tiny_llama()
+    model, notes = selected(percentile=90, scope=scope)
+    every = torch.cat(
+        [
+            layer.weight.abs().flatten()
+            for name, layer in before.named_modules()
+            if isinstance(layer, torch.nn.Linear) and name != "head"
+        ]
+    )
+    assert notes["kept"] == pytest.approx(0.1, abs=0.005)
+    for name, layer in model.named_modules():
+        if not isinstance(layer, SelectiveLayer):
+            continue
+        weight = before.get_submodule(name).weight
+        kept = layer.matrix()
+        source = weight if scope == "layer" else every
+        ordered = sorted(source.abs().flatten().tolist())
+        limit = ordered[math.ceil(0.9 * len(ordered)) - 1]
+        inside = kept != 0
+        assert torch.equal(kept[inside], weight[inside])
+        assert torch.equal(inside, weight.abs() > limit)
+        assert bool((layer.quantized.words[inside] == 0).all())
+
+
+def test_a_selective_layer_computes_words_plus_what_was_kept() -> None:
+    for extra in ({}, {"kept": "rows"}):
+        model, _ = selected(percentile=90, **extra)
+        layer = next(m for m in model.modules() if isinstance(m, SelectiveLayer))
+        x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+        wanted = layer.quantized(x) + x @ layer.matrix().T
+        assert torch.allclose(layer(x), wanted, atol=1e-5)
+
+
+def test_keeping_nothing_is_vanilla_and_epsilon_makes_zeros() -> None:
+    model, notes = selected(percentile=100)
+    plain = quantize_(tiny_llama(), FOUR)
+    with torch.no_grad():
+        assert torch.equal(model(tiny_text(2)), plain(tiny_text(2)))
+    assert notes["kept"] == 0
+    model, _ = selected(percentile=100, epsilon=0.2)
+    before = tiny_llama()
+    for name, layer in model.named_modules():
+        if isinstance(layer, SelectiveLayer):
+            small = before.get_submodule(name).weight.abs() < 0.2
+            assert bool((layer.quantized.words[small] == 0).all())
+
+
+def test_effective_bits_count_places_and_values() -> None:
+    _, notes = selected(percentile=90)
+    layers = [(32, 32)] * 2 + [(16, 32)] * 2 + [(48, 32)] * 2 + [(32, 48)]
+    total = sum(n * k for n, k in layers)
+    bits = sum(n * k * 4 + n * -(-k // 32) * 8 for n, k in layers)
+    for n, k in layers:
+        above = n * k - math.ceil(n * k * 0.9)
+        bits += above * (32 + math.ceil(math.log2(n * k)))
+    assert notes["effective_bits"] == pytest.approx(bits / total)
+
+
+@pytest.mark.parametrize("kept", ["values", "rows"])
+def test_convolutions_keep_weights_too(kept: str) -> None:
+    config = SFConfig(weights=16, activations=None, weight_scale="channel")
+    model, images = TinyVision(), torch.randn(4, 2, 4, 4)
+    options = replace(OPTIONS, extra={"percentile": 80, "kept": kept})
+    heal_(model, "selective", (images, torch.arange(4)), config, options)
+    with torch.no_grad():
+        assert torch.allclose(model(images), TinyVision()(images), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "extra", "message"),
+    [
+        ("selective", {"percentile": 0}, "percentile must be above 0"),
+        ("selective", {"scope": "row"}, "scope must be one of layer, model"),
+        ("selective", {"kept": "blocks"}, "kept must be one of values, rows"),
+        ("mixed", {"search": "guess"}, "search must be one of annealing, greedy"),
+        ("mixed", {"bits": [3, 5]}, "bits must have the 4 of the configuration"),
+        ("mixed", {"budget": 2}, "budget must be at least"),
+    ],
+)
+def test_impossible_options_are_refused(
+    method: str, extra: dict[str, object], message: str
+) -> None:
+    with pytest.raises(HealingError, match=message):
+        heal_(tiny_llama(), method, tiny_text(4), FOUR, replace(OPTIONS, extra=extra))
