@@ -72,7 +72,8 @@ class PairTokens:
 
     def to_json(self) -> dict[str, Any]:
         """As a Hugging Face ``tokenizer.json``."""
-        level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+        sides = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        level = {"type": "ByteLevel", **sides}
         digits = {"type": "Digits", "individual_digits": True}
         return {
             "version": "1.0",
@@ -82,7 +83,7 @@ class PairTokens:
             if self._digits
             else level,
             "post_processor": None,
-            "decoder": {"type": "ByteLevel"},
+            "decoder": level,
             "model": {
                 "type": "BPE",
                 "vocab": {token: number for number, token in enumerate(self._tokens)},
