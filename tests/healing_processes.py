@@ -23,9 +23,9 @@ def heal(folder: Path, case: dict[str, Any]) -> Healed:
 
     ``options`` are changes, ``run`` is a folder of checkpoints, ``resume`` says whether to go on.
     """
-    run = folder / case["run"]
-    return heal_(
-        tiny_llama(),
+    run, model = folder / case["run"], tiny_llama()
+    healed = heal_(
+        model,
         case.get("method", "fpm"),
         tiny_text(),
         CONFIG,
@@ -33,6 +33,9 @@ def heal(folder: Path, case: dict[str, Any]) -> Healed:
         checkpoint=run,
         resume=run if case.get("resume") else None,
     )
+    with torch.no_grad():  # a whole model again, on every process
+        assert bool(torch.isfinite(model(tiny_text(2))).all())
+    return healed
 
 
 def summary(healed: Healed) -> dict[str, Any]:

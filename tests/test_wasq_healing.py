@@ -230,6 +230,21 @@ def test_every_epoch_takes_each_sample_once() -> None:
     assert order[:10] != order[10:]
 
 
+def test_what_training_leaves_in_float_is_quantized_behind_it() -> None:
+    config = replace(FOUR, products=8, embedding=8, norms=8, head=8, output=8)
+    config = replace(config, activation_scale="block", activation_mode="static")
+    model, text = tiny_llama(), tiny_text()
+    healed = heal_(model, "fpm", text, config, OPTIONS)
+    assert "head" in healed.weights
+    table = tiny_llama().embedding.weight
+    assert not torch.equal(model.embedding.weight, table)
+    assert torch.allclose(model.embedding.weight, table, atol=2**-7)  # rounded, not trained
+    with torch.no_grad():
+        assert bool(torch.isfinite(model(text)).all())
+    drained = [model.get_submodule(n).output_exponents for n in healed.weights if n != "head"]
+    assert all(exponents is not None for exponents in drained)
+
+
 def test_images_with_labels_are_healed_too() -> None:
     images = torch.randn(16, 2, 4, 4, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(16) % 4

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from sw.wasq.config import SFConfig
 from sw.wasq.healing.rounding import activation_scales, round_in_blocks, round_to, scales
-from sw.wasq.modules import FakeQuantizedLayer, QuantizedLayer
-from sw.wasq.quantize import replace_module, targets
+from sw.wasq.healing.world import sharded_module, unshard_
+from sw.wasq.modules import FakeQuantizedLayer
+from sw.wasq.quantize import quantize_, replace_module, targets
 from sw.wasq.weights import QuantizedWeight, quantize_weight, weight_exponents
 
 
@@ -23,6 +24,8 @@ class HealingLayer(FakeQuantizedLayer):
         Which weights may change; None: all.
     """
 
+    #: The float layer in whose place it is; not a part of it.
+    source: nn.Module
     mask: torch.Tensor | None = None
     _start: torch.Tensor | None = None
 
@@ -121,29 +124,46 @@ def prepare_healing_(
         words = (given or {}).get(target.name)
         given_exponents = None if words is None else words.exponents.clone()
         layer = HealingLayer(target.name, target.module, target.config, given_exponents)
+        if target.is_head:  # it may share its weight with the embedding, which is not trained
+            layer.weight = nn.Parameter(layer.weight.detach().clone())
         if words is not None:
             with torch.no_grad():
                 same = layer.quantized().words == words.words
                 layer.weight.copy_(torch.where(same, layer.weight, words.dequantize()))
+        object.__setattr__(layer, "source", target.module)  # no submodule: it is not trained
         replace_module(model, target.name, layer)
         made.append(layer)
     return tuple(made)
 
 
 def finish_healing_(
-    model: nn.Module, layers: tuple[HealingLayer, ...]
+    model: nn.Module,
+    layers: tuple[HealingLayer, ...],
+    config: SFConfig,
+    calibration: Sequence[Sequence[torch.Tensor]],
 ) -> dict[str, QuantizedWeight]:
-    """Put each layer's :class:`QuantizedLayer` in its place, in place, and give the words."""
+    """Quantize the model with the trained words, in place, and give the words.
+
+    What training leaves in float (attention products, tables, drains, static exponents) is
+    quantized as :func:`sw.wasq.quantize_` does, with the given inputs where it needs any.
+    """
     weights = {}
     for layer in layers:
         weights[layer.name] = layer.quantized()
-        bias = None if layer.bias is None else whole(layer.bias)
-        quantized = QuantizedLayer(
-            layer.name, weights[layer.name], bias, layer.config, layer.geometry
-        )
-        quantized.input_exponents = layer.input_exponents
-        replace_module(model, layer.name, quantized)
-    model.eval()
+        source = layer.source
+        source.weight = nn.Parameter(layer.matrix().reshape(layer.shape), requires_grad=False)
+        if layer.bias is not None:
+            source.bias = nn.Parameter(whole(layer.bias), requires_grad=False)
+    if isinstance(model, sharded_module()):
+        unshard_(model)
+        weights = {name: words.to("cpu") for name, words in weights.items()}
+    for layer in layers:
+        replace_module(model, layer.name, layer.source)
+    device = next(iter(model.parameters())).device
+    for layer in layers:
+        layer.source.to(device)
+    inputs = [[part.to(device) for part in parts] for parts in calibration]
+    quantize_(model, config, weights=weights, calibration=inputs)
     return weights
 
 

@@ -19,10 +19,10 @@ import torch
 from sw.wasq.healing.activity import mean_magnitudes
 from sw.wasq.healing.kept import Kept, refuse_sharded, resumed
 from sw.wasq.healing.layers import HealingLayer, prepare_healing_
-from sw.wasq.healing.masks import Chooser, best_masks, calibration, group_means
+from sw.wasq.healing.masks import Chooser, best_masks, group_means
 from sw.wasq.healing.options import Healed, HealingError
 from sw.wasq.healing.samples import Samples
-from sw.wasq.healing.task import Hooks, Task
+from sw.wasq.healing.task import Hooks, Task, calibration
 from sw.wasq.healing.teacher import Likeliest, Model, loss_of
 from sw.wasq.healing.training import Training, origin_of, start, teacher_of
 from sw.wasq.quantize import targets

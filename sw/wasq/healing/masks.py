@@ -11,7 +11,7 @@ from sw.scale import BLOCK
 from sw.wasq.healing.activity import clusters, layer_deviations, mean_magnitudes
 from sw.wasq.healing.layers import HealingLayer
 from sw.wasq.healing.options import HealingError
-from sw.wasq.healing.task import Task
+from sw.wasq.healing.task import Task, calibration
 from sw.wasq.healing.teacher import Likeliest, Model, loss_of
 
 Group = Literal["row", "block", "weight"]
@@ -200,8 +200,3 @@ class Chooser:
                         sums[layer.name] += gradient.square()
             self._fisher = sums
         return self._fisher
-
-
-def calibration(task: Task) -> torch.Tensor:
-    """The first samples, that activations and gradients are measured on."""
-    return task.samples.inputs[: int(task.option("calibration", 16))]

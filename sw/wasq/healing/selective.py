@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sw.wasq.healing.options import Healed, HealingError
-from sw.wasq.healing.task import Task
+from sw.wasq.healing.task import Task, calibration
 from sw.wasq.modules import QuantizedLayer
 from sw.wasq.quantize import quantize_, replace_module, targets
 from sw.wasq.weights import quantize_weight
@@ -106,7 +106,10 @@ def heal_selective(task: Task) -> Healed:
         small = torch.where(mask | (weight.abs() < epsilon), 0.0, weight)
         dense[target.name] = quantize_weight(small, target.config, name=target.name)
         kept[target.name] = (mask, weight)
-    quantize_(task.model, task.config, weights=dense)
+    inputs = [
+        [part.to(task.device)] for part in torch.split(calibration(task), task.options.size_of_pass)
+    ]
+    quantize_(task.model, task.config, weights=dense, calibration=inputs)
     stored = float(
         sum(_bits(words.words, words.format.bits, words.exponents) for words in dense.values())
     )

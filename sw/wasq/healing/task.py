@@ -96,3 +96,8 @@ def fingerprint(model: nn.Module, weights: Mapping[str, QuantizedWeight] | None 
         plain = value.detach().cpu().contiguous()
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def calibration(task: Task) -> torch.Tensor:
+    """The first samples (``extra``'s ``calibration``, 16), that activations are measured on."""
+    return task.samples.inputs[: int(task.option("calibration", 16))]

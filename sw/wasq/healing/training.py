@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sw.wasq.healing import checkpoint
 from sw.wasq.healing.layers import HealingLayer, finish_healing_, whole
 from sw.wasq.healing.options import Healed, HealingError
-from sw.wasq.healing.task import Task, fingerprint
+from sw.wasq.healing.task import Task, calibration, fingerprint
 from sw.wasq.healing.teacher import Likeliest, Model, frozen_copy, loss_of
 from sw.wasq.healing.world import shard_
 
@@ -63,6 +63,7 @@ class Training:
                 f"{task.options.batch} of {task.options.size_of_pass}"
             )
         task.model.eval()
+        self._asked = {n: p.requires_grad for n, p in task.model.named_parameters()}
         names = _choose(task.model, layers, task.options.trained)
         if _is_sharded(task):
             shard_(task.model)
@@ -144,8 +145,18 @@ class Training:
         others = {n: whole(p).clone() for n, p in self.trained.items() if n not in own}
         total = sum(layer.shape.numel() for layer in self.layers)
         changed = sum(_changing(layer) for layer in self.layers)
+        inputs = calibration(self.task)
+        size = self.options.size_of_pass
+        words = finish_healing_(
+            self.task.model,
+            self.layers,
+            self.task.config,
+            [[part] for part in torch.split(inputs, size)],
+        )
+        for name, parameter in self.task.model.named_parameters():
+            parameter.requires_grad_(self._asked.get(name, False))
         return Healed(
-            finish_healing_(self.task.model, self.layers),
+            words,
             others,
             tuple(self.losses),
             self.seconds,

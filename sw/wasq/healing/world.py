@@ -101,3 +101,26 @@ def shard_(model: nn.Module) -> None:
             for block in module:
                 fully_shard(block)
     fully_shard(model)
+
+
+def sharded_module() -> type[nn.Module]:
+    """The class that FSDP2 makes modules of."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return FSDPModule  # type: ignore[return-value]
+
+
+def unshard_(model: nn.Module) -> None:
+    """The inverse of :func:`shard_`: whole parameters, on the CPU, and plain modules again."""
+    kind = sharded_module()
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            gather = getattr(parameter.detach(), "full_tensor", None)
+            value = parameter.detach() if gather is None else gather()
+            setattr(module, name, nn.Parameter(value.cpu(), requires_grad=False))
+        if isinstance(module, kind):
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
+            bases = [base for base in type(module).__mro__[1:] if not issubclass(base, kind)]
+            module.__class__ = bases[0]  # type: ignore[assignment]
+    model.cpu()
