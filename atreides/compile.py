@@ -28,14 +28,18 @@ from sw.compiler.compile import (
     compile_traced,
     trace_model,
 )
+from sw.compiler.compile import compile as compile_network
 from sw.compiler.options import ACTIVATION_MODES, CompileOptions
 from sw.compiler.report import host_parts
 from sw.config import MachineConfig
 from sw.datasets import DatasetError
 from sw.importers import Loaded
 from sw.importers import load as load_model
+from sw.importers.named import NAMED, WINDOW
 from sw.runtime.artefact import Artefact, check_target
 from sw.runtime.session import checked_inputs, in_batches
+from sw.wasq.checkpoint import describe, is_checkpoint
+from sw.wasq.checkpoint import load as load_checkpoint
 
 #: Calibration samples that are taken of a model that brings its own, and of a large one.
 SAMPLES, FEW_SAMPLES = 64, 2
@@ -64,7 +68,8 @@ def compile(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="FILE.onnx, .tflite or .gguf, path/model.py:factory, or a name."
+            metavar="MODEL",
+            help="FILE.onnx, .tflite or .gguf, path/model.py:factory, a name, or a checkpoint.",
         ),
     ],
     output: Annotated[
@@ -149,7 +154,9 @@ def compile(
 def compile_model(
     model: str, config: MachineConfig, wishes: Wishes, options: CompileOptions, stage: Stage
 ) -> Artefact:
-    """Load, trace and compile a model by its name or file."""
+    """Load, trace and compile a model by its name or file, or a quantized model's checkpoint."""
+    if is_checkpoint(model):
+        return compile_checkpoint(Path(model), config, wishes, stage)
     loaded = load_model(model, wishes.batch)
     traced = trace_model(loaded.module, _in_batch(loaded.example_inputs, wishes.batch), stage)
     needed = is_calibration_needed(traced.graph, options)
@@ -172,6 +179,40 @@ def compile_model(
         example=chunks[0] if chunks else None,
         source={"name": loaded.name, "sha256": loaded.source_hash, "calibration": origin},
         options=options,
+        stage=stage,
+    )
+
+
+def compile_checkpoint(
+    directory: Path, config: MachineConfig, wishes: Wishes, stage: Stage
+) -> Artefact:
+    """Compile a quantized model as it was evaluated: there is nothing left to choose."""
+    given = (
+        ("--calibrate", wishes.calibrate),
+        ("--samples", wishes.samples),
+        ("--exponents", wishes.exponents),
+        ("--weights-bits", wishes.weight_bits),
+        ("--host-only", wishes.host_only),
+    )
+    for name, value in given:
+        if value:
+            raise FileMistake(f"{name} must be left out for a quantized model: it says how")
+    told = describe(directory)
+    network = load_checkpoint(directory)
+    spec = str(told.source.get("model"))
+    if spec in NAMED:
+        example = load_model(spec, wishes.batch).example_inputs
+    else:
+        example = (torch.zeros(1, WINDOW, dtype=torch.int64),)
+    return compile_network(
+        network,
+        _in_batch(example, wishes.batch),
+        config,
+        source={
+            "name": str(told.source.get("name", spec)),
+            "sha256": told.sha256,
+            "calibration": "each input, as the host encodes it",
+        },
         stage=stage,
     )
 

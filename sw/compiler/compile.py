@@ -64,6 +64,8 @@ def compile(
     Parameters
     ----------
     model : torch.nn.Module
+        A float one, or one of :func:`sw.wasq.quantize_`, whose layers keep their words: it is not
+        calibrated, and takes no options.
     example_inputs : tuple
         What its ``forward`` takes by position; the shapes become the artefact's.
     config : MachineConfig
@@ -90,6 +92,14 @@ def compile(
         If the model cannot be traced, a weight is not finite, an exponent is missing, or a layer
         cannot be cut to fit the machine: one sentence each.
     """
+    from sw.wasq.compiled import compile_quantized, is_quantized
+
+    if isinstance(model, nn.Module) and is_quantized(model):
+        if options is not None:
+            raise ValueError("options must be left out for a quantized model: it says how")
+        return compile_quantized(
+            model, example_inputs, config, example=example, source=source, stage=stage
+        )
     traced = trace_model(model, example_inputs, stage)
     return compile_traced(
         traced,
