@@ -189,12 +189,15 @@ def scaling(job: Job) -> None:
                 planned = _planned(model, point, budget, held_out)
                 if scaling_study.key(planned) not in known:
                     if time.monotonic() > end:
-                        job.console.print("time is up: call again to go on")
-                        return
+                        break
                     row = scaling_study.run_point(model.module, documents, held_out, point, budget)
                     append_row(job.log, {**row, "model": model.name, "sha256": model.sha256})
                 bar.advance(task)
+    if time.monotonic() > end:
+        job.console.print("time is up: call again to go on")
     rows = [row for row in read_log(job.log) if row.get("study") == "scaling"]
+    if not rows:
+        return
     found = summary(rows)
     job.console.print_json(_json({k: v for k, v in found.items() if k != "minima"}))
     folder.write("scaling.json", _json({"rows": rows, **found}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +16,8 @@ MARKS: Final = "osD^vP*X"
 LINES: Final = {"packed": "-", "masked": "--", "padded": ":"}
 #: Layers that a ranking names.
 NAMED: Final = 30
+#: Percent above the float network below which rows are drawn alike.
+LEAST: Final = 0.01
 
 Row = Mapping[str, Any]
 
@@ -180,80 +181,87 @@ def by_bits(rows: Sequence[Row], reference: float | None = None, format: str = "
     rows : sequence of mapping
         With ``method``, ``bits``, ``perplexity`` and ``interval`` (or None).
     reference : float, optional
-        The float network's perplexity.
+        The float network's perplexity; then a second panel has what is above it.
     format : {"png", "svg"}
     """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-            mine = sorted(
-                (r for r in rows if r["method"] == method), key=lambda r: float(r["bits"])
-            )
-            shift = 0.05 * number
-            places = [row["bits"] + shift for row in mine]
+        panels = figure.subplots(1, 1 if reference is None else 2, squeeze=False)[0]
+        for number, method in enumerate(methods):
+            mine = _chosen(rows, "bits", method=method)
+            places = [row["bits"] + 0.04 * number for row in mine]
+            errors = [list(side) for side in zip(*map(_reach, mine), strict=True)]
+            look = {"marker": MARKS[number % len(MARKS)], "markersize": 4, **_look(number)}
             values = [row["perplexity"] for row in mine]
-            errors = [_reach(row) for row in mine]
-            look = _look(number)
-            axes.errorbar(
-                *(places, values, [list(side) for side in zip(*errors, strict=True)]),
-                **{"marker": MARKS[number % len(MARKS)], "markersize": 4, "capsize": 2},
-                **{"label": method, **look},
-            )
-        _reference(axes, reference)
-        _perplexities(axes, "y", [row["perplexity"] for row in rows])
-        axes.set(xlabel="bits per weight", ylabel="perplexity")
-        _legend(axes)
+            panels[0].errorbar(places, values, errors, capsize=2, label=method, **look)
+            if reference is not None:
+                panels[1].plot(places, [_above(row, reference) for row in mine], **look)
+        _reference(panels[0], reference)
+        _perplexities(panels[0], "y", [row["perplexity"] for row in rows])
+        panels[0].set(xlabel="bits per weight", ylabel="perplexity")
+        if reference is not None:
+            _above_axis(panels[1])
+            panels[1].set_xlabel("bits per weight")
+        figure.legend(loc="outside upper left", ncols=4, fontsize=8, columnspacing=1.2)
 
-    return draw(8.0, 4.2, paint, format)
+    return draw(8.0, 4.0 + 0.17 * (len(methods) // 4), paint, format)
 
 
 def by_seconds(rows: Sequence[Row], reference: float | None = None, format: str = "svg") -> bytes:
     """Perplexity against the seconds that methods took, log-log."""
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-            mine = sorted(
-                (r for r in rows if r["method"] == method), key=lambda r: float(r["seconds"])
-            )
-            axes.plot(
-                *([r["seconds"] for r in mine], [r["perplexity"] for r in mine]),
-                MARKS[number % len(MARKS)],
-                **{"markersize": 5, "label": method, "color": COLOURS[number % len(COLOURS)]},
-            )
-            for row in mine:
-                place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7.5}
-                axes.annotate(f"{row['bits']:g}", (row["seconds"], row["perplexity"]), **place)
-        axes.set(xscale="log", xlabel="seconds", ylabel="perplexity")
-        _reference(axes, reference)
-        _perplexities(axes, "y", [row["perplexity"] for row in rows])
-        _legend(axes)
-
-    return draw(8.0, 4.2, paint, format)
+    return _scatter(rows, "seconds", "seconds", reference, format, named=True)
 
 
 def front(rows: Sequence[Row], reference: float | None = None, format: str = "svg") -> bytes:
     """Perplexity against effective bits, and the line through what nothing beats."""
-    best = pareto(rows)
+    return _scatter(
+        *(rows, "effective_bits", "bits per weight, scales included", reference, format),
+        best=pareto(rows),
+    )
+
+
+def _scatter(
+    rows: Sequence[Row],
+    name: str,
+    told: str,
+    reference: float | None,
+    format: str,
+    best: Sequence[Row] = (),
+    named: bool = False,
+) -> bytes:
+    """Perplexity, or what is above the float network's, against another figure."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+
+    def height(row: Row) -> float:
+        return float(row["perplexity"]) if reference is None else _above(row, reference)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        line = [row["effective_bits"] for row in best], [row["perplexity"] for row in best]
+        line = [row[name] for row in best], [height(row) for row in best]
         axes.plot(*line, color=GREY, linewidth=1.4, drawstyle="steps-post", zorder=1)
-        for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-            mine = [row for row in rows if row["method"] == method]
+        for number, method in enumerate(methods):
+            mine = _chosen(rows, name, method=method)
             axes.plot(
-                *([r["effective_bits"] for r in mine], [r["perplexity"] for r in mine]),
+                *([row[name] for row in mine], [height(row) for row in mine]),
                 MARKS[number % len(MARKS)],
                 **{"markersize": 5, "label": method, "color": COLOURS[number % len(COLOURS)]},
             )
-        _reference(axes, reference)
-        _perplexities(axes, "y", [row["perplexity"] for row in rows])
-        axes.set(xlabel="bits per weight, scales included", ylabel="perplexity")
-        _legend(axes)
+            for row in mine if named else ():
+                place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7.5}
+                axes.annotate(f"{row['bits']:g}", (row[name], height(row)), **place)
+        if named:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.set_xlabel(told)
+        if reference is None:
+            _perplexities(axes, "y", [row["perplexity"] for row in rows])
+            axes.set_ylabel("perplexity")
+        else:
+            _above_axis(axes)
+        figure.legend(loc="outside upper left", ncols=4, fontsize=8, columnspacing=1.2)
 
-    return draw(8.0, 4.2, paint, format)
+    return draw(8.0, 4.0 + 0.17 * (len(methods) // 4), paint, format)
 
 
 def pareto(rows: Sequence[Row]) -> list[Row]:
@@ -276,7 +284,7 @@ def _perplexities(axes: Axes, which: str, values: Sequence[float]) -> None:
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
     known = [value for value in values if value > 0]
-    wide = bool(known) and math.log10(max(known) / min(known)) > 1
+    wide = bool(known) and max(known) / min(known) > 3
     subs = (1.0, 2.0, 5.0) if wide else (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
     if known and max(known) / min(known) < 1.6:
         (axes.set_xscale if which == "x" else axes.set_yscale)("linear")
@@ -292,8 +300,14 @@ def _reference(axes: Axes, value: float | None) -> None:
         axes.axhline(value, color=INK, linewidth=0.9, linestyle=":", label="float32")
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
+def _above(row: Row, reference: float) -> float:
+    """Percent above the float network, at least the least that is drawn."""
+    return max(LEAST, 100 * (row["perplexity"] / reference - 1))
+
+
+def _above_axis(axes: Axes) -> None:
+    axes.set(yscale="log", ylabel=f"percent above float32, at least {LEAST:g}")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _limit(axes: Axes, power: float, name: str) -> None:

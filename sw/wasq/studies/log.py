@@ -9,32 +9,38 @@ from pathlib import Path
 from typing import Any
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; none if there is no file. A last line that is cut short is left out.
+def read_log(path: Path, mistakes: list[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a log; none if there is no file.
+
+    Parameters
+    ----------
+    path : Path
+    mistakes : list of str, optional
+        Gets a sentence per line that is no JSON object, such as one that was cut short.
 
     Raises
     ------
     ValueError
-        If another line is no JSON object, or the file cannot be read.
+        If the file cannot be read.
     """
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a log that can be read ({error})") from None
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise ValueError(f"{path} must be a log that can be read: {error.strerror}") from None
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
-        elif number < len(lines):
-            raise ValueError(f"{path}:{number}: row must be a JSON object, not {line[:40]!r}")
+        elif mistakes is not None:
+            mistakes.append(f"{path}:{number}: row must be a JSON object, not {line[:40]!r}")
     return rows
 
 
