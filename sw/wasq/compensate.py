@@ -100,7 +100,7 @@ def compensate(
     hessian, inverse = damped(moments.hessian, options.damping)
     target = wanted_weight(weight, moments, inverse, options)
     by_block = config.weight_scale == "block"
-    solver = _solver(hessian, inverse, BLOCK if by_block else None)
+    solver = ordered(hessian, inverse, BLOCK if by_block else None)
     start = weight_exponents(weight, config, name)
     if by_block:
         values, chosen = _blocks(target, solver, start, form, options)
@@ -156,7 +156,7 @@ def output_error(
     return float(((difference @ hessian.double()) * difference).sum())
 
 
-def _solver(hessian: torch.Tensor, inverse: torch.Tensor, block: int | None) -> _Solver:
+def ordered(hessian: torch.Tensor, inverse: torch.Tensor, block: int | None) -> _Solver:
     """The order: by the diagonal, largest first; whole blocks by their mean where they stay."""
     diagonal = hessian.diagonal()
     terms = len(diagonal)

@@ -51,7 +51,7 @@ class DistilOptions:
 
     steps: int = 500
     batch: int = 8
-    rate: float = 0.01
+    rate: float = 0.004
     exponents: bool = False
     norms: bool = False
     every: int = 50

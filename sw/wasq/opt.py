@@ -40,8 +40,9 @@ class OptOptions:
     rate : float
         Of Adam, in codes; it falls linearly to 0.
     exponents, norms : bool
-        Whether exponents are learned too; whether the weights of norms are, which stay float and
-        then belong to the quantized model only.
+        Whether exponents are learned too (off: compensation has chosen them, and moving one moves
+        32 words at once); whether the weights of norms are, which stay float and then belong to
+        the quantized model only.
     start : {"compensate", "round"}
     compensate : CompensateOptions
     tf32 : bool
@@ -51,8 +52,8 @@ class OptOptions:
 
     steps: int = 200
     batch: int = 8
-    rate: float = 0.01
-    exponents: bool = True
+    rate: float = 0.002
+    exponents: bool = False
     norms: bool = False
     start: Literal["compensate", "round"] = "compensate"
     compensate: CompensateOptions = field(default_factory=CompensateOptions)
