@@ -1,0 +1,110 @@
+"""What the commands on language models share: mistakes as sentences, progress, the device."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from atreides.mistakes import refusal
+from sw.wasq.healing.world import local_device
+
+#: Seconds between two lines where there is no terminal to draw a bar on.
+_EVERY = 10.0
+
+
+@contextmanager
+def told_mistakes(hint: str) -> Iterator[None]:
+    """Turn a user's mistakes, and memory that does not suffice, into ``typer.BadParameter``.
+
+    Parameters
+    ----------
+    hint : str
+        What to make smaller if memory does not suffice.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except OSError as error:
+        told = refusal(error)
+        if told is None:
+            raise
+        raise typer.BadParameter(told) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise typer.BadParameter(f"memory must suffice: {hint}") from error
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+            raise
+        raise typer.BadParameter(f"memory must suffice: {hint}") from error
+
+
+@contextmanager
+def counted(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on standard error; lines now and then without a terminal.
+
+    Parameters
+    ----------
+    what : str
+        That is counted.
+    shown : bool
+        Only one of several processes shows it.
+
+    Yields
+    ------
+    callable
+        To be told how many are done and how many there are.
+    """
+    console = Console(stderr=True)
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
+    )
+    drawn = shown and console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not drawn) as bar:
+        task = bar.add_task(what, total=None)
+        started = told = time.monotonic()
+
+        def progress(done: int, count: int) -> None:
+            nonlocal told
+            bar.update(task, completed=done, total=count)
+            now = time.monotonic()
+            if shown and not drawn and now - told > _EVERY:
+                told = now
+                left = (now - started) / max(done, 1) * (count - done)
+                print(f"{what}: {done} of {count}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+        yield progress
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that a user names, of several GPUs this process's.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, not {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device must be cpu, not {name!r}: this machine has no GPU")
+    try:
+        return local_device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu or cuda, not {name!r}") from None
