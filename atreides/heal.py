@@ -1,0 +1,382 @@
+"""``atreides heal``: quantize a language model and retrain it until it does again what it did."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+from atreides import __version__
+from atreides.cli import INTERRUPTED
+from atreides.wasq_config import read_config
+from atreides.wasq_options import chosen_device, told_mistakes
+from sw.wasq.checkpoint import check_target, describe, load, save
+from sw.wasq.config import ACTIVATION_SCALES, WEIGHT_SCALES, SFConfig
+from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
+from sw.wasq.evaluate import evaluate as evaluate_model
+from sw.wasq.healing import METHODS, Healed, HealOptions, World, heal_, processes
+from sw.wasq.healing.options import FORMS, PRECISIONS, SHARDINGS
+from sw.wasq.language import LanguageModel, load_language
+from sw.wasq.modules import QuantizedLayer
+from sw.wasq.records import append_record
+from sw.wasq.results import make_record
+from sw.wasq.weights import QuantizedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is healed on what, loaded and checked.
+
+    Parameters
+    ----------
+    spec : str
+        The model as the user named it.
+    language : LanguageModel
+    text : Corpus
+    data : torch.Tensor ``[n, T]``
+    judged : Corpus or None
+        What the healed model is evaluated on.
+    """
+
+    spec: str
+    language: LanguageModel
+    text: Corpus
+    data: torch.Tensor
+    judged: Corpus | None
+
+
+def heal(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, folder, file, function.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the checkpoint goes.")
+    ],
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "fpm",
+    weights: Annotated[
+        str | None, typer.Option(metavar="N", help="Bits of weights, 3 to 16.")
+    ] = None,
+    activations: Annotated[
+        str | None, typer.Option(metavar="N", help="Bits of activations, or float.")
+    ] = None,
+    weight_scale: Annotated[str | None, typer.Option(help=f"{', '.join(WEIGHT_SCALES)}.")] = None,
+    activation_scale: Annotated[
+        str | None, typer.Option(help=f"{', '.join(ACTIVATION_SCALES)}.")
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE.json", help="More of the configuration."),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN:FIELD=VALUE", help="For modules of this name; again."),
+    ] = None,
+    text: Annotated[
+        str, typer.Option(metavar="TEXT", help="What to heal on, as `atreides evaluate` has it.")
+    ] = "wikitext-2:valid",
+    window: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Tokens of a window; 512 or the context.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, metavar="N", help="Updates.")] = 200,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Windows of an update.")] = 8,
+    micro: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Windows at a time; all if left.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 1e-4,
+    distillation: Annotated[
+        float, typer.Option(help="Share of the divergence from the float model in the loss.")
+    ] = 0.9,
+    form: Annotated[str, typer.Option(help=f"{', '.join(FORMS)}.")] = "corrected",
+    rho: Annotated[float, typer.Option(help="Share of weights that tickets heal.")] = 0.1,
+    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}.")] = "float32",
+    sharding: Annotated[
+        str, typer.Option(help=f"Under torchrun: {', '.join(SHARDINGS)}.")
+    ] = "replicated",
+    seed: Annotated[int, typer.Option(help="Of the order of windows and every choice.")] = 1,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=JSON", help="What one method takes besides; again."),
+    ] = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="A checkpoint of this model to start from."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on from this folder's last checkpoint.")
+    ] = None,
+    evaluate: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Evaluate on it at the end.")
+    ] = None,
+    evaluate_steps: Annotated[
+        int, typer.Option(min=0, metavar="N", help="And on its first windows every N steps.")
+    ] = 0,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Append the evaluation to a log.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="tokenizer.json or .bin, if not beside.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Quantize a language model and retrain its weights, all or the critical ones.
+
+    `atreides heal stories260k --text tinystories --steps 50 -o build/healed` is done in a minute;
+
+    `atreides heal smollm2-135m --method lth --rho 0.05 --weights 4 -o build/ticket --device cuda
+    --evaluate wikitext-2:raw-test --log results.jsonl` heals a twentieth of the weights;
+
+    `torchrun --nproc-per-node 2 -m atreides heal ... --micro 4` shares the windows out.
+
+    Checkpoints and a log of steps go to DIR.healing. Ctrl-C leaves a checkpoint and says how to go
+    on. Exit status 2 for a mistake of yours, 130 when interrupted.
+    """
+    with told_mistakes("take a smaller --batch, --micro or --window"):
+        place = chosen_device(device)
+        given = {
+            "weights": weights,
+            "activations": activations,
+            "weight_scale": weight_scale,
+            "activation_scale": activation_scale,
+        }
+        config = read_config(config_file, given, override or ())
+        options = HealOptions(
+            steps=steps,
+            batch=batch,
+            micro=micro,
+            learning_rate=rate,
+            distillation=distillation,
+            form=form,  # type: ignore[arg-type]
+            rho=rho,
+            precision=precision,  # type: ignore[arg-type]
+            sharding=sharding,  # type: ignore[arg-type]
+            seed=seed,
+            evaluate_steps=evaluate_steps,
+            extra=dict(_setting(pair) for pair in setting or ()),
+        )
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+        if log is not None and evaluate is None:
+            raise ValueError("log must come with --evaluate, whose result it gets")
+        check_target(output)
+        folder = resume or output.with_name(f"{output.name}.healing")
+        with processes(place) as world:
+            job = load_job(model, place, text, window, evaluate, tokenizer)
+            start = None if begin is None else words_of(begin, job, config)
+            healed = run(job, method, config, options, folder, resume, start, world)
+            if not healed.finished:
+                _say_how_to_go_on(folder, len(healed.losses), world)
+                raise typer.Exit(INTERRUPTED)
+            finish(job, method, config, options, healed, output, log, place, world)
+
+
+def load_job(
+    spec: str,
+    device: torch.device,
+    text: str,
+    window: int | None,
+    judged: str | None,
+    tokenizer: Path | None,
+) -> Job:
+    """Load model and texts, and see that the one is not healed on what it is judged by."""
+    language = load_language(spec, device, tokenizer)
+    corpus = load_corpus(text, language.tokenizer)
+    check_calibration(corpus)
+    other = None if judged is None else load_corpus(judged, language.tokenizer)
+    if other is not None:
+        check_overlap(corpus, other)
+    data = windows(corpus, window or min(512, language.context))
+    return Job(spec, language, corpus, data, other)
+
+
+def words_of(begin: Path, job: Job, config: SFConfig) -> dict[str, QuantizedWeight]:
+    """The words of a checkpoint, whose floats the model takes over, too.
+
+    Raises
+    ------
+    ValueError
+        If it is of another model, or of a configuration with other words.
+    """
+    if describe(begin).source.get("sha256") != job.language.sha256:
+        raise ValueError(f"{begin} must be a checkpoint of {job.spec}, not of another model")
+    other = load_language(job.spec, "cpu").module
+    load(begin, other)
+    found = {n: m.weight for n, m in other.named_modules() if isinstance(m, QuantizedLayer)}
+    own = dict(job.language.module.named_parameters())
+    device = next(iter(own.values())).device
+    with torch.no_grad():
+        for name, value in other.named_parameters():
+            if name not in own or own[name].shape != value.shape:
+                raise ValueError(f"{begin} must have the modules of {job.spec}, not rotated ones")
+            own[name].copy_(value)
+    for name, words in found.items():
+        layer = config.for_module(name)
+        if (words.format, words.scale) != (layer.weight_format, layer.weight_scale):
+            raise ValueError(f"{begin} must hold {layer.weight_format} per {layer.weight_scale}")
+    return {name: words.to(device) for name, words in found.items()}
+
+
+def run(
+    job: Job,
+    method: str,
+    config: SFConfig,
+    options: HealOptions,
+    folder: Path,
+    resume: Path | None,
+    start: dict[str, QuantizedWeight] | None,
+    world: World,
+) -> Healed:
+    """Heal, with a bar, a log of steps and a way out by Ctrl-C."""
+    rows = folder / "steps.jsonl"
+
+    def note(row: dict[str, Any]) -> None:
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        with open(rows, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def judge(network: nn.Module) -> dict[str, Any]:
+        assert job.judged is not None
+        found = evaluate_model(network, job.judged, job.data.shape[1], limit=16, tail=False)
+        return {"perplexity": found.perplexity, "text": job.judged.name}
+
+    with until_interrupted() as stop, _bar(world.leads) as progress:
+        return heal_(
+            job.language.module,
+            method,
+            job.data,
+            config,
+            options,
+            weights=start,
+            checkpoint=folder,
+            resume=resume,
+            progress=progress,
+            log=note,
+            evaluate=judge if job.judged is not None and options.evaluate_steps else None,
+            stop=stop,
+        )
+
+
+def finish(
+    job: Job,
+    method: str,
+    config: SFConfig,
+    options: HealOptions,
+    healed: Healed,
+    output: Path,
+    log: Path | None,
+    device: torch.device,
+    world: World,
+) -> None:
+    """Write the checkpoint, evaluate it if asked to, and tell."""
+    used = SFConfig.from_json(healed.notes.get("config", config.to_json()))
+    total = sum(words.words.numel() for words in healed.weights.values())
+    spent = {
+        "seed": options.seed,
+        "tokens": healed.tokens,
+        "seconds": healed.seconds,
+        "trained": healed.fraction,
+    }
+    told = {"model": job.spec, "sha256": job.language.sha256, "method": method, **spent}
+    told |= {"calibration": f"{job.text.name}:{job.text.split}"}
+    told |= {"calibration_sha256": job.text.sha256}
+    if world.leads:
+        save(job.language.module, used, output, told)
+    console = Console()
+    if world.leads:
+        loss = f", loss {healed.losses[-1]:.4f}" if healed.losses else ""
+        console.print(
+            f"{output}: {healed.fraction:.2%} of {total:,} weights healed in "
+            f"{len(healed.losses)} steps, {healed.seconds:.1f} s{loss}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if job.judged is None:
+        return
+    reference = load_language(job.spec, device).module
+    network = job.language.module.to(device)
+    found = evaluate_model(network, job.judged, job.data.shape[1], reference=reference)
+    row = make_record(
+        job.language.name,
+        job.language.sha256,
+        job.judged,
+        found,
+        quantized=network,
+        config=used,
+        calibration=job.text,
+        device=device,
+        method=method,
+        version=__version__,
+        **spent,
+    )
+    if world.leads:
+        if log is not None:
+            append_record(log, row)
+        console.print(
+            f"perplexity {found.perplexity:.4f} on {job.judged.name}:{job.judged.split}, "
+            f"float {found.reference_perplexity:.4f}",
+            highlight=False,
+        )
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed since; a second time ends the program at once."""
+    pressed: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(shown: bool) -> Iterator[Callable[[int, int, float], None]]:
+    """A bar with the loss and the time left, on standard error."""
+    console = Console(stderr=True)
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
+    )
+    drawn = shown and console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not drawn) as bar:
+        task = bar.add_task("heal", total=None)
+
+        def progress(done: int, count: int, loss: float) -> None:
+            bar.update(task, completed=done, total=count, description=f"loss {loss:.4f}")
+
+        yield progress
+
+
+def _say_how_to_go_on(folder: Path, done: int, world: World) -> None:
+    if world.leads:
+        print(f"interrupted after step {done}; go on with the same command and --resume {folder}")
+
+
+def _setting(pair: str) -> tuple[str, Any]:
+    name, found, value = pair.partition("=")
+    if not found or not name:
+        raise ValueError(f"set must be NAME=JSON, not {pair!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
