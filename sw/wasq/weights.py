@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from sw.format import SFx
 from sw.scale import BLOCK, MAX_SPREAD
-from sw.tensor import decode, encode, expand_blocks, exponents, limit_spread
+from sw.tensor import decode, encode, expand_blocks, exponents, limit_spread, word_dtype
 from sw.wasq.config import LayerConfig, WeightScale
+
+_VALUES_AT_A_TIME: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,12 +103,26 @@ def quantize_weight(
     ValueError
         If a weight is NaN or infinite.
     """
-    form = _format(config)
+    form, scale = _format(config), config.weight_scale
     weight = weight.detach().float().contiguous()
-    found = weight_exponents(weight, config, name) if given is None else given
-    spread = expand_blocks(found, weight.shape[1]) if config.weight_scale == "block" else found
-    words = encode(weight, form, spread, name=name)
-    return QuantizedWeight(words, found, form, config.weight_scale)
+    per_row = scale in ("channel", "block")
+    if given is None and not per_row:
+        given = weight_exponents(weight, config, name)
+    words = torch.empty(weight.shape, dtype=word_dtype(form), device=weight.device)
+    found = []
+    # Some rows at a time: what is needed on the way takes several times their memory.
+    step = max(1, _VALUES_AT_A_TIME // max(weight.shape[1], 1))
+    for first in range(0, weight.shape[0], step):
+        rows = weight[first : first + step]
+        if given is None:
+            own = weight_exponents(rows, config, name)
+        else:
+            own = given[first : first + step] if per_row else given
+        found.append(own)
+        spread = expand_blocks(own, weight.shape[1]) if scale == "block" else own
+        encode(rows, form, spread, name=name, out=words[first : first + step])
+    whole = torch.cat(found) if given is None else given
+    return QuantizedWeight(words, whole, form, scale)
 
 
 def _format(config: LayerConfig) -> SFx:
