@@ -19,6 +19,7 @@ BENCHMARKS: Final = (
     "simulators",
     "networks",
     "language",
+    "wasq",
 )
 
 
