@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain
 from typing import Annotated, Final
 
 import torch
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from atreides.compile import progress_of_stages
+from atreides.generate_float import is_file_of_model, show_text, tell
 from atreides.machine_options import machine_command
 from atreides.run_model import (
     BACK_ENDS,
@@ -24,7 +24,7 @@ from sim.machine_job import MachineFailed
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.compiler.compile import DEFAULT_MACHINE, compile_traced, trace_model
 from sw.config import MachineConfig
-from sw.importers.language import LANGUAGES, Tokenizer, load_language
+from sw.importers.language import LANGUAGES, load_language
 from sw.registers import Counter
 from sw.runtime.artefact import Artefact
 from sw.runtime.check import Mismatch, lockstep
@@ -40,7 +40,13 @@ HERTZ: Final = 50_000_000
 @machine_command(DEFAULT_MACHINE)
 def generate(
     config: MachineConfig,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"One of {', '.join(LANGUAGES)}.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"{', '.join(LANGUAGES)}: compiled; a folder, file or checkpoint: as it is.",
+        ),
+    ],
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to go on from.")] = "",
     tokens: Annotated[int, typer.Option(min=1, metavar="N", help="How many to add.")] = 64,
     backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACK_ENDS)}.")] = "tensor",
@@ -59,7 +65,14 @@ def generate(
     `atreides generate stories260k --backend verilator --check model --tokens 16` on the RTL, too.
 
     Weights that the tile memory holds stay there: --slots 8192 for those of stories260k.
+
+    `atreides generate build/q8 --prompt "Once"` is a checkpoint of `atreides quantize`, computed as
+    the array computes it, but not compiled; so are a Hugging Face folder, a file and a function in
+    float32. The machine's options are not for these.
     """
+    if is_file_of_model(model):
+        tell(model, prompt, tokens, temperature, seed)
+        return
     options = NetworkOptions(backend=backend, check=check)
     try:
         check_options(options)
@@ -81,18 +94,6 @@ def generate(
     except (Mismatch, DeviceFailed, MissingSimulator, SimulationFailed, MachineFailed) as error:
         typer.echo(f"atreides: {error}", err=True)
         raise typer.Exit(FAILURE) from error
-
-
-def show_text(tokenizer: Tokenizer, known: Sequence[int], found: Iterable[int]) -> None:
-    """Print a text as it grows; a character that needs another token waits for it."""
-    tokens, shown = list(known), ""
-    for token in chain([None], found):
-        tokens += [] if token is None else [token]
-        text = tokenizer.decode(tokens)
-        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        typer.echo(whole[len(shown) :], nl=False)
-        shown = whole
-    typer.echo(tokenizer.decode(tokens)[len(shown) :])
 
 
 @contextmanager
