@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -89,21 +89,21 @@ def page(
     """
     told = [] if mistakes is None else mistakes
     plain = evaluations(rows, told)
+    sections = sections_of(rows)
     parts = groups(plain)
-    made = [_section(number, group) for number, group in enumerate(parts.values())]
-    studies = study_sections(rows)
     models = dict.fromkeys(row["model"] for row in plain)
-    sizes = (len(plain), "evaluation"), (len(models), "network"), (len(studies), "section")
-    evaluated, networks, sections = (f"{n} {name}{'s' * (n != 1)}" for n, name in sizes)
+    count = len(sections) - len(parts)
+    sizes = (len(plain), "evaluation"), (len(models), "network"), (count, "study")
+    evaluated, networks, studies = (f"{n} {_plural(name, n)}" for n, name in sizes)
     counted = [f"{evaluated} of {networks}"] if plain else []
-    counted += [f"{sections} of studies"] if studies else []
+    counted += [studies] if count else []
     return render(
         "results.html",
         {
             "title": title,
             "summary": " and ".join(counted) + "." if counted else "Nothing to compare.",
             "cards": _cards(parts),
-            "sections": [*made, *studies],
+            "sections": [_drawn(section) for section in sections],
             "origin": [*origin, *_left_out(told), *versions()],
         },
     )
@@ -113,9 +113,29 @@ def _left_out(mistakes: Sequence[str]) -> list[tuple[str, str]]:
     return [("left out", f"{len(mistakes)} lines: {mistakes[0]}")] if mistakes else []
 
 
-def picture(name: str, paint: Callable[[], bytes], caption: str) -> dict[str, str]:
-    """A figure of the page."""
-    return {"picture": inline(paint(), name), "caption": caption}
+def _plural(name: str, count: int) -> str:
+    return name if count == 1 else f"{name.removesuffix('y')}ies" if name[-1] == "y" else f"{name}s"
+
+
+def _drawn(section: Mapping[str, Any]) -> dict[str, Any]:
+    figures = [
+        {"picture": inline(paint(), name), "caption": caption}
+        for name, paint, caption in section["figures"]
+    ]
+    return {**section, "figures": figures}
+
+
+def sections_of(rows: Sequence[Row], mistakes: list[str] | None = None) -> list[dict[str, Any]]:
+    """What there is to show: a section per model and text, then the studies.
+
+    Returns
+    -------
+    list of dict
+        As :func:`study_sections`; nothing is drawn yet.
+    """
+    parts = groups(evaluations(rows, mistakes))
+    made = [_section(number, group) for number, group in enumerate(parts.values())]
+    return [*made, *study_sections(rows)]
 
 
 def results_table(rows: Sequence[Row]) -> HtmlTable:
@@ -135,7 +155,7 @@ def _section(number: int, rows: list[Row]) -> dict[str, Any]:
     figures = []
     if quantized:
         figures.append(
-            picture(
+            (
                 f"bits{number}",
                 lambda: wasq_plots.by_bits(labelled, exact),
                 "Left: perplexity by bits per weight, with 95 % bootstrap intervals over windows. "
@@ -143,7 +163,7 @@ def _section(number: int, rows: list[Row]) -> dict[str, Any]:
             )
         )
         figures.append(
-            picture(
+            (
                 f"front{number}",
                 lambda: wasq_plots.front(labelled, exact),
                 "Effective bits, scales included, against perplexity; the line joins what no other "
@@ -152,7 +172,7 @@ def _section(number: int, rows: list[Row]) -> dict[str, Any]:
         )
     if timed:
         figures.append(
-            picture(
+            (
                 f"seconds{number}",
                 lambda: wasq_plots.by_seconds(timed, exact),
                 "Perplexity above the float network against the seconds that the method took; "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from atreides import wasq_plots
-from atreides.report import HtmlTable, inline
+from atreides.report import HtmlTable
 from atreides.study_kinds import law_of, summary
 from sw.wasq.studies.formats import verdict
 
@@ -16,7 +16,14 @@ _LAYERS: Final = 12
 
 
 def study_sections(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A section per study that the rows have anything of, in a fixed order."""
+    """A section per study that the rows have anything of, in a fixed order.
+
+    Returns
+    -------
+    list of dict
+        ``title``, ``text`` (paragraphs), ``tables`` (title and table), ``figures`` (name, function
+        that draws it, caption).
+    """
     found = []
     for kind, make in _KINDS.items():
         mine = [row for row in rows if row.get("study") == kind]
@@ -232,10 +239,7 @@ def _section(
     tables: Sequence[tuple[str, HtmlTable]],
     figures: Sequence[_Figure],
 ) -> dict[str, Any]:
-    drawn = [
-        {"picture": inline(paint(), name), "caption": caption} for name, paint, caption in figures
-    ]
-    return {"title": title, "text": list(text), "tables": list(tables), "figures": drawn}
+    return {"title": title, "text": list(text), "tables": list(tables), "figures": list(figures)}
 
 
 def _figure(row: Mapping[str, Any], name: str, form: str) -> str:

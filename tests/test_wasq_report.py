@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from atreides import results_page, results_rows, wasq_plots
 from atreides.cli import main
+from bench import wasq_tables
 from sw.wasq.records import Record, append_record
 from sw.wasq.studies.log import append_row, has_row, read_log
 
@@ -227,3 +228,17 @@ def test_distribution_json_has_every_tensor(tmp_path: Path) -> None:
     )
     (row,) = json.loads((tmp_path / "distribution.json").read_text())
     assert [part["tensor"] for part in row["per_tensor"]] == ["a", "b"]
+
+
+def test_tables_of_a_log_are_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.jsonl"
+    for row in RESULTS:
+        append_record(log, row)
+    assert wasq_tables.main([str(log)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "## net<1> on text:test" in lines
+    heads = next(line for line in lines if line.startswith("| method"))
+    assert "recovery" not in heads
+    row = next(line for line in lines if line.startswith("| opt"))
+    assert row.count("|") == heads.count("|")
+    assert "| 24.000 | 23.00 to 25.00 | +20.00% |" in row
