@@ -321,6 +321,7 @@ def finish(
         method=method,
         version=__version__,
         **spent,
+        **{n: healed.notes[n] for n in ("effective_bits",) if n in healed.notes},
     )
     if world.leads:
         if log is not None:

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from sw.wasq import SFConfig, quantize_
+from sw.wasq.checkpoint import load, save
 from sw.wasq.config import effective_bits
 from sw.wasq.healing import HealingError, HealOptions, heal_
 from sw.wasq.healing.annealed import scouted_bench
@@ -27,8 +28,8 @@ from sw.wasq.healing.search import (
     integer_program,
     random_search,
 )
-from sw.wasq.healing.selective import SelectiveLayer
 from sw.wasq.healing.task import Task
+from sw.wasq.kept import SelectiveLayer
 from sw.wasq.modules import QuantizedLayer
 from tests.tiny_models import TinyVision, tiny_llama, tiny_text
 
@@ -229,6 +230,15 @@ def test_a_selective_layer_computes_words_plus_what_was_kept() -> None:
         x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
         wanted = layer.quantized(x) + x @ layer.matrix().T
         assert torch.allclose(layer(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", ["values", "rows"])
+def test_kept_weights_are_in_the_checkpoint(kept: str, tmp_path: Path) -> None:
+    model, _ = selected(percentile=90, kept=kept)
+    save(model, FOUR, tmp_path / "saved", {"model": "tiny"})
+    again = load(tmp_path / "saved", tiny_llama())
+    with torch.no_grad():
+        assert torch.equal(again(tiny_text(2)), model(tiny_text(2)))
 
 
 def test_keeping_nothing_is_vanilla_and_epsilon_makes_zeros() -> None:

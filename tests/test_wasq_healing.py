@@ -166,6 +166,7 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
         ({"config": replace(FOUR, weights=5)}, "config"),
         ({"options": replace(OPTIONS, learning_rate=1.0)}, "options"),
         ({"text": tiny_text(8)}, "samples"),
+        ({"text": tiny_text(seed=6)}, "samples"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(
@@ -262,6 +263,20 @@ def test_bfloat16_products_are_refused_for_wide_words_and_near_for_narrow_ones()
     narrow = heal(tiny_llama(), options)
     plain = heal(tiny_llama())
     assert narrow.losses == pytest.approx(plain.losses, rel=0.1)
+
+
+def test_vanilla_and_opt_go_through_the_same_door() -> None:
+    plain = heal_(tiny_llama(), "vanilla", tiny_text(), FOUR)
+    zero = heal(tiny_llama(), replace(OPTIONS, steps=0))
+    assert same_words(dict(plain.weights), dict(zero.weights))
+    assert plain.fraction == 0
+    model = tiny_llama()
+    options = replace(OPTIONS, extra={"opt": {"steps": 2, "batch": 2}})
+    found = heal_(model, "opt", tiny_text(), FOUR, options)
+    assert found.weights.keys() == plain.weights.keys()
+    assert not same_words(dict(found.weights), dict(plain.weights))
+    with pytest.raises(HealingError, match="opt must have known options"):
+        heal_(tiny_llama(), "opt", tiny_text(), FOUR, replace(OPTIONS, extra={"opt": {"x": 1}}))
 
 
 def test_unknown_methods_and_options_are_named() -> None:

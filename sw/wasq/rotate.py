@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from sw.models.llama import Llama
+from sw.wasq.kept import kept_structure, restore_kept_
 from sw.wasq.quantize import replace_module
 
 
@@ -169,7 +170,7 @@ def structure(model: nn.Module) -> dict[str, Any]:
     """What :func:`restore_structure_` needs to build a turned model from a plain one, as JSON."""
     blocks = {n: m.size for n, m in model.named_modules() if isinstance(m, RotatedInput)}
     untied = isinstance(model, Llama) and model.head.weight is not model.embedding.weight
-    return {"rotated_inputs": blocks, "untied_head": untied}
+    return {"rotated_inputs": blocks, "untied_head": untied, "kept": kept_structure(model)}
 
 
 def restore_structure_(model: nn.Module, data: Mapping[str, Any]) -> None:
@@ -178,6 +179,7 @@ def restore_structure_(model: nn.Module, data: Mapping[str, Any]) -> None:
         untie_head_(model)
     for name, size in data.get("rotated_inputs", {}).items():
         replace_module(model, name, RotatedInput(model.get_submodule(name), int(size)))
+    restore_kept_(model, data.get("kept", {}))
 
 
 def _blocks(model: Llama) -> list[Any]:

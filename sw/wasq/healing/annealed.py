@@ -13,7 +13,7 @@ from typing import Final
 
 from torch import nn
 
-from sw.wasq.healing.kept import Kept, refuse_sharded, resumed
+from sw.wasq.healing.findings import Findings, refuse_sharded, resumed
 from sw.wasq.healing.layers import HealingLayer, prepare_healing_
 from sw.wasq.healing.lottery import Draw
 from sw.wasq.healing.measured import Bench, Choice, groups_of, masks_of
@@ -45,7 +45,7 @@ def heal_sa_mplth(task: Task) -> Healed:
     """
     refuse_sharded(task)
     original = frozen_copy(task.model)
-    kept = Kept(task, "search.json", origin_of(task))
+    kept = Findings(task, "search.json", origin_of(task))
     bench, problem = scouted_bench(task, heals=True, scouts=not kept.found)
     if not kept.found:
         found = search(bench, problem, "annealing", task)

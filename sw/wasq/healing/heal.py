@@ -27,6 +27,8 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "sa-mplth": ("sw.wasq.healing.annealed", "heal_sa_mplth"),
         "selective": ("sw.wasq.healing.selective", "heal_selective"),
         "mixed": ("sw.wasq.healing.mixed", "heal_mixed"),
+        "opt": ("sw.wasq.healing.untrained", "heal_opt"),
+        "vanilla": ("sw.wasq.healing.untrained", "heal_vanilla"),
     }
 )
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 
 from sw.wasq.healing.activity import mean_magnitudes
-from sw.wasq.healing.kept import Kept, refuse_sharded, resumed
+from sw.wasq.healing.findings import Findings, refuse_sharded, resumed
 from sw.wasq.healing.layers import HealingLayer, prepare_healing_
 from sw.wasq.healing.masks import Chooser, best_masks, group_means
 from sw.wasq.healing.options import Healed, HealingError
@@ -100,7 +100,7 @@ def heal_mplth(task: Task) -> Healed:
     draw = Draw(replace(task, samples=train))
     prizes = [(float(rho), str(group)) for rho, group in task.option("prizes", PRIZES)]
     steps = int(task.option("scout_steps", max(1, task.options.steps // 10)))
-    kept = Kept(draw.task, "scores.json", draw.origin)
+    kept = Findings(draw.task, "scores.json", draw.origin)
     for rho, group in prizes:
         key = f"{rho} {group}"
         if key not in kept.found:

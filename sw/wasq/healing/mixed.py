@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sw.wasq.healing.annealed import restored, scouted_bench, search
+from sw.wasq.healing.findings import Findings, refuse_sharded, resumed
 from sw.wasq.healing.fpm import heal_fpm
-from sw.wasq.healing.kept import Kept, refuse_sharded, resumed
 from sw.wasq.healing.options import Healed
 from sw.wasq.healing.task import Task
 from sw.wasq.healing.teacher import frozen_copy
@@ -26,7 +26,7 @@ def heal_mixed(task: Task) -> Healed:
     """
     refuse_sharded(task)
     original = frozen_copy(task.model)
-    kept = Kept(task, "search.json", origin_of(task))
+    kept = Findings(task, "search.json", origin_of(task))
     bench, problem = scouted_bench(task, heals=False)
     if not kept.found:
         how = str(task.option("search", "integer program"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,16 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def sha256(self) -> str:
+        """Of inputs and labels."""
+        digest = hashlib.sha256()
+        for part in (self.inputs, self.labels):
+            if part is not None:
+                plain = part.cpu().contiguous()
+                digest.update(f"{tuple(plain.shape)} {plain.dtype}".encode())
+                digest.update(plain.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def chosen(self, step: int, batch: int, seed: int) -> torch.Tensor:
         """Numbers of the samples of an update, int64 ``[batch]``: each epoch its own order."""

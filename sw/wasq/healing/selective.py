@@ -16,78 +16,13 @@ from torch import nn
 
 from sw.wasq.healing.options import Healed, HealingError
 from sw.wasq.healing.task import Task, calibration
+from sw.wasq.kept import SelectiveLayer
 from sw.wasq.modules import QuantizedLayer
 from sw.wasq.quantize import quantize_, replace_module, targets
 from sw.wasq.weights import quantize_weight
 
 SCOPES: Final = ("layer", "model")
 KINDS: Final = ("values", "rows")
-
-
-class SelectiveLayer(nn.Module):
-    """A quantized layer, and beside it the weights that stayed float32, added by the host.
-
-    Buffers besides those of ``quantized``: ``rows`` and ``columns`` int32 ``[n]`` and ``values``
-    float32 ``[n]`` of single weights; or, with ``columns`` None, ``rows`` int32 ``[n]`` and
-    ``values [n, K]`` of whole rows.
-
-    Parameters
-    ----------
-    quantized : QuantizedLayer
-        In whose words the kept weights are 0.
-    rows, values : torch.Tensor
-    columns : torch.Tensor, optional
-    """
-
-    rows: torch.Tensor
-    columns: torch.Tensor | None
-    values: torch.Tensor
-
-    def __init__(
-        self,
-        quantized: QuantizedLayer,
-        rows: torch.Tensor,
-        values: torch.Tensor,
-        columns: torch.Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.quantized = quantized
-        self.register_buffer("rows", rows.to(torch.int32))
-        self.register_buffer("columns", None if columns is None else columns.to(torch.int32))
-        self.register_buffer("values", values)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32: what the array gives, plus the kept weights' part."""
-        y: torch.Tensor = self.quantized(x)
-        if not len(self.values):
-            return y
-        geometry = self.quantized.geometry
-        if geometry is None:
-            return y + self._kept(x)
-        part: torch.Tensor = geometry.apply(x, lambda rows, a, b: rows @ self.matrix()[a:b].T)
-        return y + part
-
-    def matrix(self) -> torch.Tensor:
-        """The kept weights ``[N, K]``, 0 elsewhere."""
-        found = self.values.new_zeros(self.quantized.words.shape)
-        if self.columns is None:
-            found[self.rows.long()] = self.values
-        else:
-            found[self.rows.long(), self.columns.long()] = self.values
-        return found
-
-    def _kept(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.float().reshape(-1, x.shape[-1])
-        outputs, terms = self.quantized.words.shape
-        if self.columns is None:
-            y = flat.new_zeros(len(flat), outputs)
-            y[:, self.rows.long()] = flat @ self.values.T
-        else:
-            places = torch.stack((self.rows, self.columns)).long()
-            size = (outputs, terms)
-            sparse = torch.sparse_coo_tensor(places, self.values, size, check_invariants=True)
-            y = torch.sparse.mm(sparse, flat.T).T
-        return y.reshape(*x.shape[:-1], outputs)
 
 
 def heal_selective(task: Task) -> Healed:
@@ -189,6 +124,7 @@ def _bits(words: torch.Tensor, bits: int, exponents: torch.Tensor) -> int:
 
 
 def _kept_bits(layer: SelectiveLayer) -> float:
+    assert isinstance(layer.quantized, QuantizedLayer)
     outputs, terms = layer.quantized.words.shape
     places = outputs if layer.columns is None else outputs * terms
     return 32 * layer.values.numel() + len(layer.rows) * math.ceil(math.log2(max(2, places)))

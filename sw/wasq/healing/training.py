@@ -222,7 +222,7 @@ class Training:
             "model": self.origin,
             "config": self.task.config.to_json(),
             "options": self.options.to_json(),
-            "samples": len(self.task.samples),
+            "samples": self.task.samples.sha256(),
         }
 
     def _is_due(self) -> bool:

@@ -112,12 +112,13 @@ def sharded_module() -> type[nn.Module]:
 
 def unshard_(model: nn.Module) -> None:
     """The inverse of :func:`shard_`: whole parameters, on the CPU, and plain modules again."""
-    kind = sharded_module()
+    kind, made = sharded_module(), dict[int, nn.Parameter]()
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             gather = getattr(parameter.detach(), "full_tensor", None)
             value = parameter.detach() if gather is None else gather()
-            setattr(module, name, nn.Parameter(value.cpu(), requires_grad=False))
+            plain = nn.Parameter(value.cpu(), requires_grad=False)
+            setattr(module, name, made.setdefault(id(parameter), plain))  # ties stay ties
         if isinstance(module, kind):
             module._forward_pre_hooks.clear()
             module._forward_hooks.clear()

@@ -11,7 +11,7 @@ from sw.wasq.healing.options import HealingError
 from sw.wasq.healing.task import Hooks, Task
 
 
-class Kept:
+class Findings:
     """Findings by name, as plain data; those of an earlier run where it is gone on with.
 
     Parameters
