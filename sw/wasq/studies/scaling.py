@@ -26,7 +26,8 @@ from torch.nn import functional
 
 from sw.wasq.config import SFConfig
 from sw.wasq.evaluate import device_of, evaluate
-from sw.wasq.quantize import finish_, prepare_
+from sw.wasq.healing.layers import prepare_healing_
+from sw.wasq.quantize import finish_
 
 Mode = Literal["packed", "masked", "padded"]
 MODES: Final[tuple[Mode, ...]] = ("packed", "masked", "padded")
@@ -124,7 +125,7 @@ def heal(
         If no document has two tokens.
     """
     made = copy.deepcopy(model)
-    prepare_(made, point.config)
+    prepare_healing_(made, point.config)
     made.train()
     optimizer = torch.optim.AdamW(made.parameters(), lr=budget.rate, betas=(0.9, 0.95))
     counted = padding = 0
