@@ -194,10 +194,10 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         Rows of one model with ``part`` "weights", "activations" or "perplexity".
     """
     told = []
-    for part, figure, better in (
-        ("weights", "sqnr_db", "more"),
-        ("activations", "sqnr_db", "more"),
-        ("perplexity", "perplexity", "less"),
+    for part, figure, unit, better in (
+        ("weights", "sqnr_db", "dB", "more"),
+        ("activations", "sqnr_db", "dB", "more"),
+        ("perplexity", "divergence", "nats", "less"),
     ):
         mine = {(r["format"], r["scale"]): r[figure] for r in rows if r.get("part") == part}
         for scale in ("none", "block"):
@@ -211,7 +211,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             listed = ", ".join(f"{name} {x:.4g}" for name, x in others.items())
             said = f"better than {', '.join(won)}" if won else "better than none of them"
             named = "without scale" if scale == "none" else "per 32-block"
-            told.append(f"{part}: SF16 {named} {own:.4g} against {listed}: {said}")
+            what = "divergence from float" if figure == "divergence" else part
+            told.append(f"{what}, {unit}: SF16 {named} {own:.4g} against {listed}: {said}")
     return told
 
 
