@@ -164,6 +164,13 @@ def test_extreme_exponents_take_the_definition():
         assert same_bits(got, product(quantize_activation(x * factor_x, config), weight, bias))
 
 
+@pytest.mark.parametrize("scales", SCALES, ids="-".join)
+def test_no_rows_give_no_rows(scales):
+    config = LayerConfig(weight_scale=scales[0], activation_scale=scales[1])
+    weight = quantize_weight(torch.randn(5, 40), config)
+    assert linear(torch.zeros(2, 0, 40), weight, torch.ones(5), config).shape == (2, 0, 5)
+
+
 def test_faults_are_counted_per_layer_and_named_once():
     faults, form = Faults(), SFx(8)
     x, _, _ = operands(5, 4, 40)

@@ -80,9 +80,8 @@ def product(
     if "block" not in (a.scale, b.scale):
         sums = matmul(a.words, transposed, a.format, b.format, output="exact")
         both = a.exponents + b.exponents.reshape(1, -1)
-        return to_binary32(
-            sums, fraction_bits, both if both.numel() > 1 else both.reshape(()), bias
-        )
+        both = both.reshape(()) if both.numel() == 1 else both
+        return to_binary32(sums, fraction_bits, both, bias)
     blocks = -(-a.words.shape[1] // 32)
     rows, columns = a.exponents, b.exponents
     rows = rows if a.scale == "block" else rows.reshape(-1, 1).expand(a.words.shape[0], blocks)

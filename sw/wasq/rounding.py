@@ -43,7 +43,8 @@ class Faults:
         """The int32 ``[1]`` on this device that counts a layer's rows."""
         key = (name, device)
         if key not in self.counts:
-            self.counts[key] = torch.zeros(1, dtype=torch.int32, device=device)
+            with torch.inference_mode(False):  # it is written to in either mode
+                self.counts[key] = torch.zeros(1, dtype=torch.int32, device=device)
         return self.counts[key]
 
     def check(self) -> None:
