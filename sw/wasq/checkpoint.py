@@ -6,6 +6,7 @@ A directory of two files, written whole or not at all: ``config.json`` says what
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sw.format import SFx
-from sw.importers.loaded import file_hash
 from sw.runtime.artefact_files import replace_directory, scratch_directory
 from sw.tensor import pack, unpack
 from sw.wasq.config import LayerConfig, SFConfig
@@ -134,7 +134,7 @@ def save(
             },
             "tied": tied,
             "products": told,
-            "sha256": file_hash(scratch / TENSOR_FILE),
+            "sha256": _sha256(scratch / TENSOR_FILE),
         }
         (scratch / CONFIG_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         replace_directory(scratch, target)
@@ -271,6 +271,11 @@ def _narrow(exponents: torch.Tensor) -> torch.Tensor:
     return values.to(torch.int8 if small else torch.int16).contiguous()
 
 
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON:
@@ -287,7 +292,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     try:
-        if file_hash(path) != sha256:
+        if _sha256(path) != sha256:
             raise CheckpointError(f"{path} must have the hash that {CONFIG_FILE} gives: damaged")
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

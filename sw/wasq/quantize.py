@@ -149,7 +149,8 @@ def share_faults_(model: nn.Module) -> None:
     products = attention_products(model)
     if products is not None:
         products.faults = faults
-    model.register_forward_hook(_check_faults)
+    if _check_faults not in model._forward_hooks.values():
+        model.register_forward_hook(_check_faults)
 
 
 def _check_faults(model: nn.Module, inputs: object, output: object) -> None:
@@ -190,6 +191,7 @@ def finish_(model: nn.Module) -> None:
             )
             quantized.input_exponents = layer.input_exponents
             replace_module(model, name, quantized)
+    share_faults_(model)
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
