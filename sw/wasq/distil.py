@@ -51,7 +51,7 @@ class DistilOptions:
 
     steps: int = 500
     batch: int = 8
-    rate: float = 0.004
+    rate: float = 0.002
     exponents: bool = False
     norms: bool = False
     every: int = 50
@@ -105,14 +105,12 @@ def distil(
     optimiser = torch.optim.Adam(
         parameter_groups(layers, list(norms.values()), options.rate), betas=(0.9, 0.95)
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: _rate(n, options.steps))
+    rates = [float(group["lr"]) for group in optimiser.param_groups]
     folder, done, spent = None, 0, 0.0
     if resume is not None:
         settings = {"config": config.to_json(), "options": asdict(options), "method": "distil"}
         folder = Folder(resume, fingerprint(model, tokens, settings))
         done, spent = _load(folder, student, optimiser)
-        for _ in range(done):
-            schedule.step()
     device = teacher.embedding.weight.device
     began, mean = time.perf_counter() - spent, 0.0
 
@@ -127,8 +125,9 @@ def distil(
             loss = divergence(student(batch), _logits(teacher, batch))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+        for group, first in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = first * _rate(step, options.steps)
         optimiser.step()
-        schedule.step()
         for layer in layers:
             layer.limit()
         mean += float(loss.detach())

@@ -66,6 +66,8 @@ class Setting:
         JSONL; and where rows keep what they have finished.
     sequences, length : int
         Of calibration: windows drawn evenly from the texts, in turn.
+    distil_sequences : int, optional
+        As many for distillation, if not the same.
     window, batch : int
         Of the evaluation.
     limit : int, optional
@@ -80,6 +82,7 @@ class Setting:
     log: Path
     folder: Path
     sequences: int = 128
+    distil_sequences: int | None = None
     length: int = 512
     window: int = 2048
     batch: int = 4
@@ -167,8 +170,8 @@ def run_row(setting: Setting, spec: Spec, report: Callable[[str], None] = print)
         "extra": {"row": spec.name, "options": asdict(spec.options), **extra},
     }
     if spec.steps:
-        more["calibration"] = "+".join(f"{c.name}:{c.split}" for c in setting.calibration)
-        more["calibration_sha256"] = Corpus.of("calibration", "", tokens.flatten()).sha256
+        texts = "+".join(f"{c.name}-{c.split}" for c in setting.calibration)
+        more["calibration"] = Corpus.of(texts, f"{len(tokens)}x{setting.length}", tokens.flatten())
     if isinstance(spec.config, IntegerConfig):
         more["extra"]["integers"] = asdict(spec.config)
         more["weight_bits"] = spec.config.weights
@@ -225,6 +228,7 @@ def _quantized(
         spec.steps,
         tokens,
         spec.options,
+        distil_tokens=_more_tokens(setting, tokens),
         resume=setting.folder / spec.name,
         progress=progress,
         on_block=on_block,
@@ -233,6 +237,13 @@ def _quantized(
     spent = time.perf_counter() - began
     quantize_(model, spec.config, weights=words)
     return model, True, spent, {"times": times, "blocks": blocks}
+
+
+def _more_tokens(setting: Setting, tokens: torch.Tensor) -> torch.Tensor:
+    if setting.distil_sequences is None:
+        return tokens
+    found = calibration_tokens(setting.calibration, setting.distil_sequences, setting.length)
+    return found.to(tokens.device)
 
 
 def _figures(found: Evaluation) -> str:

@@ -46,6 +46,7 @@ def run_stack(
     tokens: torch.Tensor,
     options: StackOptions | None = None,
     *,
+    distil_tokens: torch.Tensor | None = None,
     resume: Path | None = None,
     progress: Progress | None = None,
     on_block: OnBlock | None = None,
@@ -67,6 +68,8 @@ def run_stack(
     tokens : torch.Tensor of int64 ``[n, T]``
         Calibration.
     options : StackOptions, optional
+    distil_tokens : torch.Tensor of int64 ``[m, T]``, optional
+        What to distil on, which wants more text than the others; ``tokens`` if omitted.
     resume : Path, optional
         Folder for what "opt" and "distil" have finished.
     progress, on_block, on_step : callable, optional
@@ -113,9 +116,8 @@ def run_stack(
             found[target.name] = quantize_weight(weight, target.config, name=target.name)
     if "distil" in ordered:
         place = None if resume is None else resume / "distil"
-        found = distil(
-            model, config, tokens, found, options.distil, resume=place, progress=progress
-        )
+        text = tokens if distil_tokens is None else distil_tokens
+        found = distil(model, config, text, found, options.distil, resume=place, progress=progress)
     done("distil")
     return found
 
