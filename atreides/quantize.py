@@ -114,6 +114,8 @@ def quantize(
     `atreides quantize my/folder -o q --override 'blocks.0.*:weights=16' --override
     '*.down:weights=float,activations=float'` keeps some layers wider, others float.
 
+    `--method vanilla-published` is the published rule: no scales, layers beyond [-1, 1] left float;
+
     `--method rotate+compensate+opt --calibration wikitext-2:valid` looks at text to lose less, and
     refuses text that WikiText-2's test split shares.
 
@@ -173,7 +175,7 @@ def quantize_language(
             unfinished,
             lambda _, done, count: progress(done, count),
         )
-        words = run_method(wishes.method, job)
+        config, words = run_method(wishes.method, job)
         quantize_(
             language.module,
             config,

@@ -12,9 +12,16 @@ import torch
 from sw.wasq.config import SFConfig
 from sw.wasq.language import LanguageModel
 from sw.wasq.stacks import STEPS, StackOptions, check_steps, run_stack
+from sw.wasq.vanilla import Form, vanilla
 from sw.wasq.weights import QuantizedWeight
 
 VANILLA: Final = "vanilla"
+#: Plain rounding, by the form of :func:`sw.wasq.vanilla.vanilla`.
+FORMS: Final[Mapping[str, Form]] = {
+    VANILLA: "scaled",
+    f"{VANILLA}-published": "published",
+    f"{VANILLA}-clamped": "clamped",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +52,7 @@ class Job:
 
 def describe_methods() -> str:
     """The names of all methods, as part of a sentence."""
-    return f"{VANILLA}, or of {', '.join(STEPS)} some joined by +"
+    return f"{', '.join(FORMS)}, or of {', '.join(STEPS)} some joined by +"
 
 
 def check_method(name: str) -> tuple[str, ...]:
@@ -56,7 +63,7 @@ def check_method(name: str) -> tuple[str, ...]:
     ValueError
         If there is no such method.
     """
-    if name == VANILLA:
+    if name in FORMS:
         return ()
     try:
         return check_steps(name.split("+"))
@@ -64,15 +71,15 @@ def check_method(name: str) -> tuple[str, ...]:
         raise ValueError(f"method must be {describe_methods()}, not {name!r}") from None
 
 
-def run_method(name: str, job: Job) -> Mapping[str, QuantizedWeight]:
-    """Let a method choose words; those that it leaves are rounded by ``quantize_``."""
+def run_method(name: str, job: Job) -> tuple[SFConfig, Mapping[str, QuantizedWeight]]:
+    """Let a method choose words; also the configuration that they follow."""
     steps = check_method(name)
     if not steps:
-        return {}
+        return vanilla(job.language.module, job.config, FORMS[name])
     if job.tokens is None:
         raise ValueError(f"calibration must be given for the method {name}")
     options = _seeded(StackOptions(), job.seed)
-    return run_stack(
+    words = run_stack(
         job.language.module,
         job.config,
         steps,
@@ -81,6 +88,7 @@ def run_method(name: str, job: Job) -> Mapping[str, QuantizedWeight]:
         resume=job.resume,
         progress=job.progress,
     )
+    return job.config, words
 
 
 def _seeded(options: StackOptions, seed: int) -> StackOptions:

@@ -12,6 +12,7 @@ from atreides import evaluate as evaluate_command
 from atreides.cli import main
 from atreides.wasq_config import read_config
 from sw.wasq import SFConfig, quantize_
+from sw.wasq.checkpoint import describe
 from sw.wasq.corpus import load_corpus
 from sw.wasq.evaluate import evaluate
 from sw.wasq.language import save_language
@@ -76,13 +77,21 @@ def test_steps_are_named_and_recovery_is_told(folder: Path) -> None:
     assert healed.recovery == pytest.approx((vanilla.perplexity - healed.perplexity) / lost)
 
 
+def test_the_published_rule_has_no_scales(folder: Path) -> None:
+    method = ["--method", "vanilla-clamped", "--weights", 8, *CPU]
+    assert run("quantize", folder / "small", "-o", folder / "q", *method) == 0
+    told = describe(folder / "q")
+    assert (told.config.weight_scale, told.config.head) == ("none", 8)
+    assert told.source["method"] == "vanilla-clamped"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--weights", "2"], "weights must be 3 to 16 bits or None, not 2"),
         (["--weights", "x"], "weights must be a width in bits or float, not 'x'"),
         (["--weight-scale", "row"], "weight_scale must be one of none, tensor, channel, block"),
-        (["--method", "magic"], "method must be vanilla, or of rotate, equalise"),
+        (["--method", "magic"], "method must be vanilla, vanilla-published"),
         (["--override", "x"], "override must be PATTERN:field=value, not 'x'"),
         (["--override", "x:weights=4"], "override 'x' must match a linear layer or convolution"),
         (["--override", "*:bits=4"], "must set weights, weight_scale"),
