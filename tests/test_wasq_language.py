@@ -8,8 +8,11 @@ import pickle
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from wasq_models import SMALL, small_llama, small_tokens
 
@@ -231,3 +234,25 @@ def test_stories_survive_as_a_folder(tmp_path: Path) -> None:
         load_language(str(path))
     own = datasets.path_of("stories260K", "tok512.bin")
     assert load_language(str(path), tokenizer=own).sha256 == model.sha256
+
+
+def test_an_onnx_file_from_tokens_to_logits_is_a_language_model(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).normal(size=(260, 6)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "tokens"], ["x"]),
+            helper.make_node("MatMul", ["x", "head"], ["logits"]),
+        ],
+        "language",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, [1, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 8, 260])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(table.T.copy(), "head")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(small_tokens().to_json()))
+    found = load_language(str(tmp_path / "m.onnx"))
+    tokens = torch.arange(8)[None] * 3
+    want = torch.from_numpy(table[tokens.numpy()] @ table.T)
+    assert torch.allclose(found.module(tokens), want, atol=1e-5)
+    assert (found.name, found.context) == ("m", 8)
