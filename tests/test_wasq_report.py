@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from atreides import results_page, results_rows, wasq_plots
+from atreides import results_page, results_rows, study_kinds, wasq_plots
 from atreides.cli import main
 from bench import wasq_tables
+from sw.models.llama import Llama, LlamaConfig
+from sw.wasq import inhouse
+from sw.wasq.language import LanguageModel
 from sw.wasq.records import Record, append_record
 from sw.wasq.studies.log import append_row, has_row, read_log
 
@@ -197,6 +201,73 @@ def test_studies_of_a_log_become_sections(tmp_path: Path) -> None:
     assert ["128", "4", "+50.00 %"] in page.rows
     assert ["1m", "5", "3", "2", "9", "1", "7.50", "8.25, 9.50"] in page.rows
     assert "through 12 points without padding" in text
+
+
+class Letters:
+    """A tokenizer: a byte is a token."""
+
+    vocabulary, bos = 256, None
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of every language model and of the texts."""
+    torch.manual_seed(2)
+    module = Llama(LlamaConfig(8, 12, 1, 2, 1, 256, 64)).eval()
+    model = LanguageModel("tiny", module, Letters(), "c" * 64, 64)
+    monkeypatch.setattr(study_kinds, "load_language", lambda name, device: model)
+    texts = inhouse.divide(["A line of text.\n\nAnother one, longer.\n" * 40])
+    monkeypatch.setattr(inhouse, "gather", lambda generated: texts)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [
+            "scaling",
+            "tiny",
+            "--bits",
+            "8",
+            "--contexts",
+            "4,8",
+            "--modes",
+            "packed",
+            "--steps",
+            "1",
+        ],
+        ["formats", "tiny", "--bits", "4"],
+        ["activation", "tiny", "--bits", "4"],
+    ],
+)
+def test_study_that_was_done_adds_no_row(
+    arguments: list[str], tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Some words to read.\n" * 20)
+    common = ["--window", "16", "--limit", "2", "--text", str(text), "-o", str(tmp_path)]
+    assert main(["study", *arguments, *common]) == 0
+    rows = read_log(tmp_path / "study.jsonl")
+    assert len(rows) == {"scaling": 2, "activation": 1}.get(arguments[0], len(rows)) > 0
+    assert all(row["study"] == arguments[0] and row["model"] == "tiny" for row in rows)
+    assert list(tmp_path.glob("*.svg"))
+    monkeypatch.setattr("sw.wasq.studies.scaling.run_point", None)
+    assert main(["study", *arguments, *common]) == 0
+    assert read_log(tmp_path / "study.jsonl") == rows
+
+
+def test_study_that_ran_out_of_time_goes_on(tiny: None, tmp_path: Path) -> None:
+    command = ["study", "scaling", "tiny", "--bits", "4,8", "--contexts", "4", "--steps", "1"]
+    command += ["--modes", "padded", "--window", "16", "--limit", "2", "-o", str(tmp_path)]
+    assert main([*command, "--seconds", "0"]) == 0
+    assert read_log(tmp_path / "study.jsonl") == []
+    assert main(command) == 0
+    assert len(read_log(tmp_path / "study.jsonl")) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the step that is kept, its second half is for evaluation and seen by nobody.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,7 @@ def train(
     if recipe is None and name not in RECIPES:
         raise ValueError(f"model must be one of {', '.join(RECIPES)}, not {name!r}")
     recipe = recipe or RECIPES[name]
-    pairs = train_pairs("\n".join(texts.train), vocabulary)
+    pairs = _pairs("\n".join(texts.train), vocabulary)
     streams = {part: _tokens(pairs, getattr(texts, part)) for part in ("train", "validation")}
     for part, stream in streams.items():
         if len(stream) < 2:
@@ -169,6 +170,12 @@ def train(
     if finished:
         trainer.forget()
     return Trained(model, pairs, record, finished)
+
+
+@functools.lru_cache(maxsize=1)
+def _pairs(text: str, vocabulary: int) -> Pairs:
+    """One tokenizer for the models of one call."""
+    return train_pairs(text, vocabulary)
 
 
 def _tokens(pairs: Pairs, texts: Sequence[str]) -> torch.Tensor:
