@@ -92,7 +92,8 @@ def evaluate(
     protocol of docs/wasq.md, and with `build/q8` of `atreides quantize` for the name adds the
     divergence and the ratio to the float model, with 95 % intervals;
 
-    `torchrun --nproc-per-node 2 -m atreides evaluate build/q8 --log results.jsonl` shares it out.
+    `torchrun --nproc-per-node 2 -m -- atreides evaluate build/q8 --log log.jsonl` shares it out;
+    without `--` torchrun takes `--log` for its own.
 
     Windows do not overlap, nothing is put before them, and the first token of each is not
     predicted. Ctrl-C keeps the windows done: run the same again to go on. Exit status 2 for a
