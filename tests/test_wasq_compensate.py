@@ -8,6 +8,7 @@ from torch import nn
 
 from sw.format import SFx
 from sw.models.llama import Llama, LlamaConfig
+from sw.wasq import sequential
 from sw.wasq.compensate import CompensateOptions, compensate, damped, output_error
 from sw.wasq.config import LayerConfig, SFConfig
 from sw.wasq.exact import quantize_activation
@@ -172,6 +173,23 @@ def test_a_llama_is_compensated_with_less_error_than_it_is_rounded() -> None:
         plain = quantize_(tiny(), config)(fresh)
         ours = quantize_(tiny(), config, weights=words)(fresh)
     assert float((ours - want).square().sum()) < 0.7 * float((plain - want).square().sum())
+
+
+def test_layers_of_one_input_get_the_words_that_each_would_get_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = torch.randint(0, 40, (6, 24), generator=torch.Generator().manual_seed(11))
+    for scale in ("tensor", "channel", "block"):
+        config = SFConfig(weights=4, weight_scale=scale)  # type: ignore[arg-type]
+        together = compensate_model(tiny(), config, tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(sequential, "_together", lambda layers: [[y] for y in layers])
+            alone = compensate_model(tiny(), config, tokens)
+        assert together.keys() == alone.keys()
+        same = sum(
+            int((w.dequantize() == alone[n].dequantize()).sum()) for n, w in together.items()
+        )
+        assert same > 0.98 * sum(w.words.numel() for w in alone.values())
 
 
 def test_any_model_is_compensated_at_once_convolutions_too() -> None:

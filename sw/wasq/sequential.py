@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from sw.wasq.compensate import CompensateOptions, compensate
 from sw.wasq.config import SFConfig
 from sw.wasq.quantize import targets
 from sw.wasq.statistics import gather
-from sw.wasq.walk import STAGES, BlockWalk, Pair
+from sw.wasq.walk import STAGES, BlockWalk, Pair, RoundedLinear
 from sw.wasq.weights import QuantizedWeight
 
 #: Called with what is being worked on, its number from 1 and the number of all.
@@ -24,12 +25,35 @@ def compensate_block(
     """Choose the words of a block's layers, stage by stage, and put them in."""
     found: dict[str, QuantizedWeight] = {}
     for stage in range(len(STAGES)):
-        for name, moments in walk.moments(pair, stage).items():
-            layer = pair.layers[name]
-            words = compensate(layer.weight, layer.config, moments, options, layer.name)
-            found[layer.name] = words
-            layer.weight = words.dequantize()
+        moments = walk.moments(pair, stage)
+        layers = [pair.layers[name] for name in moments]
+        for group in _together(layers):
+            shared = next(iter(moments.values()))
+            stacked = torch.cat([layer.weight for layer in group])
+            name = group[0].name
+            words = compensate(stacked, group[0].config, shared, options, name)
+            first = 0
+            for layer in group:
+                last = first + len(layer.weight)
+                own = words.exponents[first:last] if words.exponents.dim() else words.exponents
+                found[layer.name] = replace(
+                    words, words=words.words[first:last].clone(), exponents=own.clone()
+                )
+                layer.weight = found[layer.name].dequantize()
+                first = last
     return found
+
+
+def _together(layers: Sequence[RoundedLinear]) -> list[list[RoundedLinear]]:
+    """Layers of one input whose rows can be chosen in one go: no row knows of another."""
+    groups: list[list[RoundedLinear]] = []
+    for layer in layers:
+        alike = groups and groups[0][0].config == layer.config
+        if alike and layer.config.weight_scale != "tensor":
+            groups[0].append(layer)
+        else:
+            groups.append([layer])
+    return groups
 
 
 def compensate_model(
