@@ -37,6 +37,8 @@ HOMES: Final[Mapping[str, str]] = {
     "https://huggingface.co/datasets/Salesforce/wikitext",
     "wikitext-2-tok": "valid.txt and test.txt in word_language_model/data/wikitext-2 of "
     "https://github.com/pytorch/examples",
+    "yolov5n": "the weights of yolov5n.pt, release 6, of https://github.com/ultralytics/yolov5 "
+    "as float16 in yolov5n.safetensors",
     "yolox-nano": "yolox_nano.onnx of https://github.com/Megvii-BaseDetection/YOLOX",
 }
 #: What ends a story in TinyStories.
