@@ -12,14 +12,13 @@ from sw.wasq.cache import QuantizedCache, decode_step
 
 def quantized(scale: str, bits: int = 8) -> tuple[Llama, torch.Tensor]:
     torch.manual_seed(0)
-    model = Llama(LlamaConfig(32, 48, 2, 4, 2, 40, 96)).eval()
+    model = Llama(LlamaConfig(32, 48, 1, 4, 2, 40, 96)).eval()
     tokens = torch.randint(0, 40, (1, 40), generator=torch.Generator().manual_seed(1))
     config = SFConfig(products=bits, value_scale=scale)
     return quantize_(model, config, calibration=[(tokens,)]), tokens
 
 
-@pytest.mark.parametrize("bits", [12, 16])
-@pytest.mark.parametrize("scale", ["channel", "block"])
+@pytest.mark.parametrize(("scale", "bits"), [("channel", 12), ("block", 12), ("block", 16)])
 def test_step_by_step_gives_the_last_position_of_every_window(scale, bits):
     """The array's sums agree exactly, but the host adds in another order: a word may flip."""
     model, tokens = quantized(scale, bits)
@@ -39,7 +38,7 @@ def test_words_that_are_read_back_round_to_themselves(scale):
     first, second = QuantizedCache.of(step), QuantizedCache.of(step)
     generator = torch.Generator().manual_seed(2)
     for position in range(64):
-        keys, values = torch.randn(2, 2, 2, 8, generator=generator) * 2.0
+        keys, values = torch.randn(2, 1, 2, 8, generator=generator) * 2.0
         first.write(position, keys, values)
     read_keys, read_values = first.keys(), first.values(64)
     for position in range(64):
@@ -64,4 +63,4 @@ def test_positions_beyond_the_cache_are_refused():
     model, _ = quantized("block")
     cache = QuantizedCache.of(LlamaStep(model, 8))
     with pytest.raises(ValueError, match="position must be below 8"):
-        cache.write(8, torch.zeros(2, 2, 8), torch.zeros(2, 2, 8))
+        cache.write(8, torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))
