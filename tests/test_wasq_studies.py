@@ -92,6 +92,18 @@ def test_unknown_and_missing_networks_are_told(monkeypatch: pytest.MonkeyPatch) 
         sources.load_source("minilm")
 
 
+def test_pickle_that_would_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "_packaged", lambda *_: path)
+    with pytest.raises(ValueError, match="must hold weights alone"):
+        sources.load_source("efficientnet-lite0")
+    assert not (tmp_path / "ran").exists()
+
+
 @needs_data
 def test_published_row_of_yolov5n_is_reproduced_with_normalization_fused() -> None:
     stored, fused = sources.load_source("yolov5n")

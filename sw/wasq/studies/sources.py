@@ -7,7 +7,6 @@ ships nothing else.
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 
 from sw import datasets
 from sw.importers.gguf_file import load_gguf
-from sw.importers.loaded import file_hash
+from sw.importers.loaded import file_hash, one_line
 from sw.importers.tflite_file import load_tflite
 from sw.models import smollm
 from sw.models.stories import load_stories
@@ -209,8 +208,8 @@ def _efficientnet() -> list[Source]:
     )
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} must hold weights alone ({error})") from None
+    except Exception as error:  # whatever a broken file makes torch raise
+        raise ValueError(f"{path} must hold weights alone ({one_line(error)})") from None
     return _both_forms("efficientnet-lite0", path, tensors, 1e-3)
 
 
