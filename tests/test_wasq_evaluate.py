@@ -191,6 +191,6 @@ def test_classifiers_are_counted() -> None:
         torch.log_softmax(model(images).double(), 1),
     )
     want = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    assert found.divergence == pytest.approx(float(want))
+    assert found.divergence == pytest.approx(float(want.detach()))
     with pytest.raises(ValueError, match="labels must be one per image, not 1 for 4"):
         classify(model, images, torch.tensor([0]))
