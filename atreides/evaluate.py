@@ -17,8 +17,8 @@ from atreides.wasq_options import chosen_device, counted, told_mistakes
 from sw.datasets import DatasetError
 from sw.paths import cache_directory
 from sw.wasq.corpus import SOURCES, Corpus, CorpusError, check_overlap, load_corpus
-from sw.wasq.evaluate import WINDOW, Evaluation
-from sw.wasq.evaluate import evaluate as evaluate_model
+from sw.wasq.evaluation import WINDOW, Evaluation
+from sw.wasq.evaluation import evaluate as evaluate_model
 from sw.wasq.healing.world import processes
 from sw.wasq.intervals import recovery
 from sw.wasq.language import load_language
@@ -66,7 +66,7 @@ def evaluate(
     ] = None,
     tail: Annotated[
         bool, typer.Option("--tail/--no-tail", help="Whether the last, shorter window counts.")
-    ] = True,
+    ] = False,
     reference: Annotated[
         str,
         typer.Option(help="float: compare with the unquantized model; none; auto: if quantized."),

@@ -12,7 +12,7 @@ import typer
 from atreides.wasq_options import told_mistakes
 from sw.importers.language import Tokenizer
 from sw.runtime.generate import check_temperature
-from sw.wasq.evaluate import device_of, exact_arithmetic
+from sw.wasq.evaluation import device_of, exact_arithmetic
 from sw.wasq.generated import next_logits
 from sw.wasq.language import READERS, LanguageModel
 from sw.wasq.opened import open_model

@@ -30,7 +30,7 @@ from atreides.wasq_options import chosen_device, told_mistakes
 from sw.wasq.checkpoint import check_target, describe, load, save
 from sw.wasq.config import ACTIVATION_SCALES, WEIGHT_SCALES, SFConfig
 from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
-from sw.wasq.evaluate import evaluate as evaluate_model
+from sw.wasq.evaluation import evaluate as evaluate_model
 from sw.wasq.healing import METHODS, Healed, HealOptions, World, heal_, processes
 from sw.wasq.healing.options import FORMS, PRECISIONS, SHARDINGS
 from sw.wasq.language import LanguageModel, load_language

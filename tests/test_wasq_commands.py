@@ -14,7 +14,7 @@ from atreides.wasq_config import read_config
 from sw.wasq import SFConfig, quantize_
 from sw.wasq.checkpoint import describe
 from sw.wasq.corpus import load_corpus
-from sw.wasq.evaluate import evaluate
+from sw.wasq.evaluation import evaluate
 from sw.wasq.language import save_language
 from sw.wasq.records import read_records
 

@@ -199,3 +199,12 @@ def test_words_that_do_not_fit_are_refused():
         quantize_(nn.Sequential(nn.Linear(6, 4)), SFConfig(weights=4), weights={"0": made})
     with pytest.raises(ValueError, match="exponents must have shape"):
         QuantizedWeight(made.words, made.exponents, made.format, "tensor")
+
+
+def test_the_package_has_the_whole_way() -> None:
+    import sw.wasq
+
+    for name in sw.wasq.__all__:
+        assert getattr(sw.wasq, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sw.wasq.nothing

@@ -12,7 +12,7 @@ from torch import nn
 
 from sw.wasq import SFConfig, quantize_
 from sw.wasq.corpus import Corpus
-from sw.wasq.evaluate import Evaluation
+from sw.wasq.evaluation import Evaluation
 from sw.wasq.records import Record, append_record, read_records
 from sw.wasq.results import effective_bits, make_record
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sw.wasq.evaluate import Network, Progress, device_of, divergence, exact_arithmetic
+from sw.wasq.evaluation import Network, Progress, device_of, divergence, exact_arithmetic
 from sw.wasq.intervals import Interval, bootstrap
 
 

@@ -20,7 +20,7 @@ from sw.wasq.baselines import IntegerConfig, integers
 from sw.wasq.checkpoint import save
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import Corpus, check_calibration, check_overlap, windows
-from sw.wasq.evaluate import Evaluation, evaluate
+from sw.wasq.evaluation import Evaluation, evaluate
 from sw.wasq.language import LanguageModel
 from sw.wasq.opt import BlockReport
 from sw.wasq.quantize import quantize_

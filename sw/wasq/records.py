@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
-from sw.wasq.evaluate import POLICY
+from sw.wasq.evaluation import POLICY
 
 _MAX_LINE: Final = 1 << 22
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import Corpus
-from sw.wasq.evaluate import Evaluation
+from sw.wasq.evaluation import Evaluation
 from sw.wasq.intervals import Interval, recovery
 from sw.wasq.modules import QuantizedLayer
 from sw.wasq.records import Record

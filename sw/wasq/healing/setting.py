@@ -14,7 +14,7 @@ from torch import nn
 
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import Corpus, check_overlap, windows
-from sw.wasq.evaluate import Evaluation, evaluate
+from sw.wasq.evaluation import Evaluation, evaluate
 from sw.wasq.healing.options import Healed, HealOptions
 from sw.wasq.language import LanguageModel
 from sw.wasq.records import Record, append_record, read_records

@@ -13,7 +13,7 @@ from torch import nn
 
 from sw.format import SFx
 from sw.wasq.config import ActivationScale, SFConfig, WeightScale
-from sw.wasq.evaluate import evaluate
+from sw.wasq.evaluation import evaluate
 from sw.wasq.quantize import find_head, quantize_
 from sw.wasq.studies.capture import inputs_of_layers
 from sw.wasq.studies.number_formats import FloatFormat, NumberFormat, formats_of

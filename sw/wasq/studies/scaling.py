@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from sw.wasq.config import SFConfig
-from sw.wasq.evaluate import device_of, evaluate
+from sw.wasq.evaluation import device_of, evaluate
 from sw.wasq.healing.layers import prepare_healing_
 from sw.wasq.quantize import finish_
 

@@ -139,7 +139,7 @@ def evaluate(
     *,
     reference: Network | None = None,
     limit: int | None = None,
-    tail: bool = True,
+    tail: bool = False,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Evaluation:
@@ -164,7 +164,8 @@ def evaluate(
     limit : int, optional
         Most windows, from the beginning.
     tail : bool
-        Whether what is left behind the last whole window of a text is a shorter one.
+        Whether what is left behind the last whole window of a text is a shorter one; the protocol
+        leaves it out.
     progress : callable, optional
     resume : Path, optional
         A JSON file of windows done, by which an interrupted evaluation goes on; removed at the
