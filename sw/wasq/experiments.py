@@ -29,6 +29,9 @@ from sw.wasq.results import make_record
 from sw.wasq.stacks import StackOptions, run_stack
 from sw.wasq.weights import QuantizedWeight
 
+#: Windows of the calibration that static exponents are found on.
+_STATIC = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -235,7 +238,8 @@ def _quantized(
         on_step=on_step,
     )
     spent = time.perf_counter() - began
-    quantize_(model, spec.config, weights=words)
+    inputs = [(one[None],) for one in tokens[:_STATIC]]
+    quantize_(model, spec.config, weights=words, calibration=inputs)
     return model, True, spent, {"times": times, "blocks": blocks}
 
 

@@ -1,0 +1,153 @@
+"""Superfloat, integers and MXINT on a language model: perplexity of each configuration and method.
+
+    python -m bench.wasq_language [MODEL] [--device cuda] [--rows PATTERN] [--seconds 540]
+
+Appends a line per row to build/bench/wasq_language/MODEL.jsonl; rows that it has are left out, so
+that the table is finished in as many calls as it takes. ``python -m bench.wasq_tables`` and
+``atreides report`` show it. Calibrated on WikiText-2's valid split, tinyshakespeare and text that
+the float model writes; evaluated on the raw test split at windows of 2048. Hours on a CPU: a GPU
+is meant, or ``--limit`` for the first windows alone.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from bench.arguments import Parser, count
+from sw.datasets import DatasetError
+from sw.importers import ModelError
+from sw.wasq.baselines import IntegerConfig
+from sw.wasq.config import SFConfig
+from sw.wasq.corpus import Corpus, CorpusError, load_corpus
+from sw.wasq.distil import DistilOptions
+from sw.wasq.experiments import Setting, Spec, run_table
+from sw.wasq.generated import generate_corpus, read_corpus
+from sw.wasq.language import LanguageModel, load_language
+from sw.wasq.opt import OptOptions
+from sw.wasq.stacks import StackOptions
+from sw.wasq.vanilla import mxint
+
+OUTPUT: Final = Path("build/bench")
+BLOCK: Final[dict[str, Any]] = {"weight_scale": "block", "activation_scale": "block"}
+#: What the targets are stated for: linear layers but the head, exact sums, products in float.
+CONFIGS: Final = {
+    "w16a16 channel/token": SFConfig(weights=16, activations=16),
+    "w8a8 channel/token": SFConfig(),
+    "w8a8 block": SFConfig(**BLOCK),
+    "w6a8 block": SFConfig(weights=6, **BLOCK),
+    "w4a16 block/token": SFConfig(weights=4, activations=16, weight_scale="block"),
+    "w4a8 block/token": SFConfig(weights=4, weight_scale="block"),
+    "w4a8 block": SFConfig(weights=4, **BLOCK),
+}
+#: Methods that each is tried with, besides rounding to nearest.
+METHODS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "w8a8 channel/token": (("equalise",), ("rotate", "equalise")),
+    "w8a8 block": (("equalise",), ("compensate",), ("rotate", "compensate")),
+    "w6a8 block": (("compensate",), ("rotate", "compensate")),
+    **{
+        name: (
+            ("compensate",),
+            ("rotate", "compensate"),
+            ("compensate", "opt"),
+            ("rotate", "compensate", "opt", "distil"),
+        )
+        for name in ("w4a16 block/token", "w4a8 block/token")
+    },
+}
+LEARNED: Final = StackOptions(opt=OptOptions(steps=200), distil=DistilOptions(steps=1000))
+
+
+def specs() -> list[Spec]:
+    """All rows: rounding first, then methods, the same with more on words, then the others."""
+    rows = [Spec("float", None)]
+    rows += [Spec(name, config) for name, config in CONFIGS.items()]
+    for name, methods in METHODS.items():
+        rows += [Spec(f"{name} {'+'.join(m)}", CONFIGS[name], m, LEARNED) for m in methods]
+    for name in ("w8a8 channel/token", "w8a8 block", "w6a8 block", "w4a8 block/token"):
+        config = CONFIGS[name]
+        bits = config.activations
+        rows += [
+            Spec(f"{name}, products", replace(config, products=bits)),
+            Spec(f"{name}, products, head", replace(config, products=bits, head=8)),
+            Spec(
+                f"{name}, products, head, drains",
+                replace(config, products=bits, head=8, output=8, value_scale="channel"),
+            ),
+        ]
+    rows += [
+        Spec("int8 row", IntegerConfig(8, 8, "row")),
+        Spec("int4 block", IntegerConfig(4, 8, "block")),
+        Spec("int4 block gptq", IntegerConfig(4, 8, "block"), ("compensate",)),
+        Spec("mxint8", mxint(8)),
+        Spec("mxint6, mxint8", mxint(6, 8)),
+        Spec("mxint4, mxint8", mxint(4, 8)),
+    ]
+    return rows
+
+
+def calibration(language: LanguageModel, tokens: int, folder: Path) -> list[Corpus]:
+    """The texts that may be looked at; what the model writes is written once."""
+    texts = [load_corpus(n, language.tokenizer) for n in ("wikitext-2:valid", "tinyshakespeare")]
+    if not tokens:
+        return texts
+    place = folder / f"generated-{language.sha256[:12]}-{tokens}.safetensors"
+    if place.exists():
+        return [*texts, read_corpus(place)]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    length = min(512, language.context)
+    return [*texts, generate_corpus(language, tokens, length, batch=256, path=place)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the rows that are asked for and not in the log."""
+    parser = Parser("wasq_language", __doc__ or "")
+    parser.add_argument("model", nargs="?", default="smollm2-135m", metavar="MODEL")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rows", default="*", metavar="PATTERN", help="names, as fnmatch has them")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--text", default="wikitext-2:raw-test", metavar="TEXT")
+    parser.add_argument("--window", type=count, default=2048)
+    parser.add_argument("--limit", type=count, help="first windows alone")
+    parser.add_argument("--sequences", type=count, default=128, help="of calibration, of 512")
+    parser.add_argument("--generated", type=int, default=1 << 18, help="tokens the model writes")
+    parser.add_argument("--seconds", type=count, help="begin no row after it")
+    options = parser.parse_args(arguments)
+    chosen = [spec for spec in specs() if fnmatch.fnmatch(spec.name, options.rows)]
+    if options.list:
+        print("\n".join(spec.name for spec in chosen))
+        return 0
+    if not chosen:
+        parser.error(f"--rows must match a name that --list prints, not {options.rows!r}")
+    try:
+        language = load_language(options.model, options.device)
+        name = f"{Path(language.name).name}-{language.sha256[:8]}"
+        part = f"-{options.limit}" if options.limit else ""  # other rows than those of the whole
+        folder = OUTPUT / "wasq_language" / f"{name}{part}"
+        texts = calibration(language, options.generated, OUTPUT / "wasq_language")
+        setting = Setting(
+            language=language,
+            calibration=texts,
+            evaluation=load_corpus(options.text, language.tokenizer),
+            log=folder.with_suffix(".jsonl"),
+            folder=folder,
+            sequences=options.sequences,
+            distil_sequences=8 * options.sequences,
+            length=min(512, language.context),
+            window=min(options.window, language.context),
+            batch=1,
+            limit=options.limit,
+        )
+        run_table(setting, chosen, options.seconds)
+    except (DatasetError, ModelError, CorpusError, ValueError) as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
