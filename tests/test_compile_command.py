@@ -66,9 +66,9 @@ class Branching(nn.Module):
 def branching():
     return Branching(), (torch.ones(2),)
 
-def complex_weight():
+def tiny_weight():
     found, inputs = small()
-    found[0].register_buffer("twist", torch.zeros(2, dtype=torch.complex64))
+    found[0].register_buffer("twist", torch.zeros(2, dtype=torch.float8_e5m2))
     return found, inputs
 
 def wrong_shape():
@@ -206,7 +206,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "models.py:nothing": ("models.py:nothing",),
     "models.py:not_a_model": ("models.py:not_a_model",),
     "model must have no control flow or shape that depends on data": ("models.py:branching",),
-    "must be of a supported dtype, not torch.complex64": ("models.py:complex_weight",),
+    "must be of a supported dtype, not torch.float8_e5m2": ("models.py:tiny_weight",),
     "must fit the model": ("models.py:wrong_shape",),
     "0.weight must be finite, not NaN": ("models.py:nan_weight",),
     "bits must be 3 to 16, not 17": ("models.py:small", "--bits", "17"),

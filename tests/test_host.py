@@ -11,6 +11,7 @@ from sw.compiler.operations import ALLOWED, GETITEM, operation
 from sw.runtime.host import bind, reference, run_node, run_nodes
 
 FLOAT = torch.float32
+BAG = "aten.embedding_bag.default"
 
 
 def node(target: str, *args: Argument, **kwargs: Argument) -> Node:
@@ -97,6 +98,10 @@ def test_every_allowed_name_is_one_that_torch_has() -> None:
         (node("aten.embedding.default", Ref("x"), Ref("far")), "refuses its arguments"),
         (node("aten.as_strided.default", Ref("x"), (2,), (1,), 9), "refuses its arguments"),
         (node("aten.zeros.default", (1 << 60,)), "refuses its arguments"),
+        (node(BAG, Ref("table"), Ref("some"), Ref("far")), "offsets of .* must rise from 0 to 3"),
+        (node(BAG, Ref("table"), Ref("some"), Ref("falling")), "offsets of .* must rise from 0"),
+        (node(BAG, Ref("table"), Ref("some")), "must have indices and offsets"),
+        (node(BAG, Ref("table"), Ref("far"), Ref("two_places")), "refuses its arguments"),
         (node("aten.to.device", Ref("x"), torch.device("cuda"), FLOAT), "device must be the CPU"),
         (node(GETITEM, Ref("x"), 0), "getitem must have several results"),
         (node(GETITEM, Ref("two"), 2), "getitem must have several results"),
@@ -109,7 +114,11 @@ def test_every_allowed_name_is_one_that_torch_has() -> None:
 )
 def test_arguments_that_do_not_fit_are_refused_in_one_sentence(wrong: Node, message: str) -> None:
     x = torch.ones(2)
-    values = {"x": x, "two": (x, x), "far": torch.tensor([0, 1 << 40])}
+    values = {
+        **{"x": x, "two": (x, x), "far": torch.tensor([0, 1 << 40]), "table": torch.ones(4, 2)},
+        **{"some": torch.tensor([0, 1, 2]), "falling": torch.tensor([0, 2, -1])},
+        "two_places": torch.tensor([0, 1]),
+    }
     with pytest.raises(ValueError, match=message) as caught:
         run_node(wrong, values)
     assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ from sw.compiler.operations import DTYPES
 from sw.compiler.trace import trace
 from sw.runtime.host import reference
 
+FLOAT8 = torch.float8_e5m2
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 
 
@@ -182,9 +183,13 @@ BAD: dict[str, tuple[nn.Module, tuple[object, ...], str]] = {
     "item": (Formula(lambda m, x: x[: int(x.sum())]), (X,), "depends on data"),
     "buffer": (Formula(add_in_place, count=torch.ones(4)), (X,), "not change its buffers.*count"),
     "input": (Formula(lambda m, x: x.add_(1)), (X,), "must not change its inputs"),
-    "complex": (Formula(lambda m, x: torch.fft.fft(x).real), (X,), "supported dtype.*complex64"),
-    "complex weight": (Formula(lambda m, x: x, c=X + 0j), (X,), "^c must be of a supp.*complex64"),
-    "complex input": (Formula(lambda m, x: x), (X + 0j,), "input 0 must.*complex64"),
+    "float8": (Formula(lambda m, x: x.to(FLOAT8).float()), (X,), "supported dtype.*float8_e5m2"),
+    "float8 weight": (
+        Formula(lambda m, x: x, c=X.to(FLOAT8)),
+        (X,),
+        "^c must be of.*float8_e5m2",
+    ),
+    "float8 input": (Formula(lambda m, x: x.float()), (X.to(FLOAT8),), "input 0 must.*float8_e5"),
     "random": (Formula(lambda m, x: x + torch.rand(4)), (X,), "not use random numbers.*aten.rand"),
     "dropout": (Formula(lambda m, x: F.dropout(x, 0.5, True)), (X,), "not use random numbers"),
     "nan": (weights(math.nan, 3), (X,), "^weight must be finite.* 3 of its 16 elements"),

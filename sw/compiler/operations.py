@@ -23,6 +23,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.complex64, torch.complex128),
         *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool),
     )
 }
@@ -32,45 +33,74 @@ DTYPES: Mapping[str, torch.dtype] = {
 # those that tracing leaves and that check what they are given.
 ALLOWED: frozenset[str] = frozenset(  # as text: a name a line would be four screens
     """
-    __and__ __or__ __xor__ __lshift__ __rshift__ _adaptive_avg_pool2d _adaptive_avg_pool3d
-    _log_softmax _safe_softmax _softmax _to_copy _weight_norm _native_batch_norm_legit
+    __and__ __lshift__ __or__ __rshift__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool3d
+    _embedding_bag _embedding_bag_forward_only _fft_c2c _fft_c2r _fft_r2c _linalg_det _linalg_eigh
+    _linalg_eigvals _linalg_slogdet _linalg_solve_ex _linalg_svd _log_softmax
+    _native_batch_norm_legit _safe_softmax _softmax _to_copy _weight_norm
 
-    abs acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d add addbmm addcdiv addcmul addmm addmv addr
-    affine_grid_generator alias all amax amin aminmax any arange arccos arccosh arcsin arcsinh
-    arctan arctan2 arctanh argmax argmin argsort as_strided asin asinh atan atan2 atanh avg_pool1d
-    avg_pool2d avg_pool3d baddbmm batch_norm bilinear bitwise_and bitwise_left_shift bitwise_not
-    bitwise_or bitwise_right_shift bitwise_xor block_diag bmm broadcast_to bucketize cat cdist ceil
-    celu channel_shuffle chunk clamp clamp_max clamp_min clip clone col2im concat constant_pad_nd
-    contiguous conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d
-    convolution copy copysign cos cosh cosine_similarity count_nonzero cross cummax cummin cumprod
-    cumsum deg2rad detach diag diag_embed diagonal diagonal_scatter diff digamma dist div divide dot
-    dropout einsum elu embedding eq erf erfc erfinv exp exp2 expand expand_as expm1 eye fill flatten
-    flip float_power floor floor_divide fmax fmin fmod frac full full_like gather ge gelu glu
-    grid_sampler grid_sampler_2d grid_sampler_3d group_norm gt hann_window hamming_window hardshrink
-    hardsigmoid hardswish hardtanh heaviside hypot i0 im2col index index_add index_copy index_fill
-    index_put index_select instance_norm isclose isfinite isin isinf isnan isneginf isposinf kron
-    layer_norm ldexp le leaky_relu lerp lgamma lift_fresh lift_fresh_copy linalg_cross linalg_norm
-    linalg_vecdot linalg_vector_norm linalg_matrix_norm linalg_matmul linear linspace log log10
-    log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logical_and logical_not logical_or
-    logical_xor logit logspace logsumexp lt mH mT masked_fill masked_scatter matmul max max_pool1d
-    max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
-    maximum mean median min minimum mish mm movedim mse_loss mul multiply mv nan_to_num nanmean
-    nansum narrow native_channel_shuffle native_group_norm native_layer_norm ne neg new_full
-    new_ones new_zeros norm numpy_T one_hot ones ones_like outer pad pairwise_distance permute
-    pixel_shuffle pixel_unshuffle positive pow prelu prod rad2deg ravel reciprocal reflection_pad1d
+    abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add addbmm addcdiv addcmul addmm
+    addmv addr adjoint affine_grid_generator alias alias_copy all amax amin aminmax angle any arange
+    arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort as_strided asin asinh
+    atan atan2 atanh atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d baddbmm
+    bartlett_window batch_norm bilinear binary_cross_entropy binary_cross_entropy_with_logits
+    bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
+    blackman_window block_diag bmm broadcast_tensors broadcast_to bucketize cartesian_prod cat cdist
+    ceil celu chain_matmul channel_shuffle cholesky cholesky_inverse cholesky_solve chunk clamp
+    clamp_max clamp_min clip clone col2im column_stack combinations complex concat concatenate conj
+    conj_physical constant_pad_nd contiguous conv1d conv2d conv3d conv_tbc conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution copy copysign corrcoef cos cosh
+    cosine_embedding_loss cosine_similarity count_nonzero cov cross cross_entropy_loss cummax cummin
+    cumprod cumsum cumulative_trapezoid deg2rad det detach detach_copy diag diag_embed diagflat
+    diagonal diagonal_copy diagonal_scatter diff digamma dist div divide dot dropout dsplit dstack
+    einsum elu embedding embedding_bag eq erf erfc erfinv exp exp2 expand expand_as expand_copy
+    expm1 eye fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_hfft fft_hfft2 fft_hfftn
+    fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2
+    fft_irfftn fft_rfft fft_rfft2 fft_rfftfreq fft_rfftn fill fix flatten flip fliplr flipud
+    float_power floor floor_divide fmax fmin fmod frac frexp frobenius_norm full full_like gather
+    gcd ge gelu ger glu greater greater_equal grid_sampler grid_sampler_2d grid_sampler_3d
+    group_norm gru_cell gt hamming_window hann_window hardshrink hardsigmoid hardswish hardtanh
+    heaviside hinge_embedding_loss histc histogram hsplit hstack huber_loss hypot i0 igamma igammac
+    im2col imag index index_add index_copy index_fill index_put index_reduce index_select inner
+    instance_norm inverse isclose isfinite isin isinf isnan isneginf isposinf isreal istft
+    kaiser_window kl_div kron kthvalue l1_loss layer_norm lcm ldexp le leaky_relu lerp less
+    less_equal lgamma lift_fresh lift_fresh_copy linalg_cholesky linalg_cholesky_ex linalg_cond
+    linalg_cross linalg_det linalg_diagonal linalg_eig linalg_eigh linalg_eigvals linalg_eigvalsh
+    linalg_inv linalg_inv_ex linalg_lu linalg_matmul linalg_matrix_exp linalg_matrix_norm
+    linalg_matrix_power linalg_matrix_rank linalg_multi_dot linalg_norm linalg_qr linalg_slogdet
+    linalg_solve linalg_solve_triangular linalg_svd linalg_svdvals linalg_tensorinv
+    linalg_tensorsolve linalg_vander linalg_vecdot linalg_vector_norm linear linspace log log10
+    log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and
+    logical_not logical_or logical_xor logit logspace logsumexp lstm_cell lt mH mT
+    margin_ranking_loss masked_fill masked_scatter matmul matrix_H matrix_exp matrix_power max
+    max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
+    max_pool3d_with_indices max_unpool2d max_unpool3d maximum mean median meshgrid min minimum mish
+    mm mode moveaxis movedim mse_loss msort mul multi_margin_loss multiply mv mvlgamma nan_to_num
+    nanmean nanmedian nansum narrow narrow_copy native_batch_norm native_channel_shuffle
+    native_group_norm native_layer_norm native_norm ne neg negative new_full new_ones new_zeros
+    nextafter nll_loss nll_loss_nd norm not_equal nuclear_norm numpy_T one_hot ones ones_like outer
+    pad pad_sequence pairwise_distance pdist permute permute_copy pixel_shuffle pixel_unshuffle
+    polar polygamma positive pow prelu prod qr rad2deg ravel real reciprocal reflection_pad1d
     reflection_pad2d reflection_pad3d relu relu6 remainder renorm repeat repeat_interleave
-    replication_pad1d replication_pad2d replication_pad3d reshape rms_norm roll rot90 round rsqrt
-    rsub scalar_tensor scatter scatter_add scatter_reduce searchsorted select select_scatter selu
-    sgn sigmoid sign signbit silu sin sinc sinh slice slice_scatter softmax softplus softshrink sort
-    special_erf special_expit special_expm1 special_log1p special_log_softmax special_logsumexp
-    special_softmax special_xlogy split split_with_sizes sqrt square squeeze stack std std_mean sub
-    subtract sum swapaxes swapdims t take take_along_dim tan tanh tensor_split tensordot threshold
-    tile to topk trace transpose tril tril_indices triu triu_indices true_divide trunc type_as
-    unbind unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze
-    upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_trilinear3d var var_mean vdot view view_as where xlogy zero zeros
-    zeros_like
+    replication_pad1d replication_pad2d replication_pad3d reshape reshape_as resolve_conj
+    resolve_neg rms_norm roll rot90 round row_stack rsqrt rsub scalar_tensor scatter scatter_add
+    scatter_reduce searchsorted select select_copy select_scatter selu sgn sigmoid sign signbit silu
+    sin sinc sinh slice slice_copy slice_scatter slogdet smooth_l1_loss soft_margin_loss softmax
+    softplus softshrink sort special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0
+    special_bessel_y1 special_digamma special_entr special_erf special_erfc special_erfcx
+    special_erfinv special_exp2 special_expit special_expm1 special_gammainc special_gammaincc
+    special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
+    special_log_softmax special_logit special_logsumexp special_multigammaln special_ndtr
+    special_ndtri special_polygamma special_psi special_round special_sinc special_softmax
+    special_xlog1py special_xlogy special_zeta split split_copy split_with_sizes sqrt square squeeze
+    squeeze_copy stack std std_mean stft sub subtract sum svd swapaxes swapdims t t_copy take
+    take_along_dim tan tanh tensor_split tensordot threshold tile to topk trace transpose
+    transpose_copy trapezoid trapz tril tril_indices triplet_margin_loss triu triu_indices
+    true_divide trunc type_as unbind unbind_copy unflatten unfold unfold_copy unsafe_chunk
+    unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy upsample_bicubic2d
+    upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    upsample_trilinear3d vander var var_mean vdot view view_as view_as_complex view_as_real
+    view_copy vsplit vstack where xlogy zero zeros zeros_like
     """.split()  # noqa: SIM905
 )
 _TARGET = re.compile(r"aten\.([A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
@@ -132,6 +162,8 @@ def evaluate(node: Node, values: Mapping[str, Any]) -> Any:
     if node.target in _BY_STRIDES and args and isinstance(args[0], torch.Tensor):
         args[0] = args[0].contiguous()
     kwargs = {name: _value(a, values) for name, a in node.kwargs.items()}
+    if "embedding_bag" in node.target:
+        _check_offsets(node.name, kwargs.get("offsets", args[2] if len(args) > 2 else None), args)
     try:
         with torch.no_grad():
             result = call(*args, **kwargs)
@@ -139,6 +171,16 @@ def evaluate(node: Node, values: Mapping[str, Any]) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{node.name}: {node.target} refuses its arguments: {reason}") from error
     return _checked(node, result)
+
+
+def _check_offsets(name: str, offsets: Any, args: list[Any]) -> None:
+    """Bags must lie within the indices: torch reads where offsets say, without a look."""
+    indices = args[1] if len(args) > 1 else None
+    if not isinstance(indices, torch.Tensor) or not isinstance(offsets, torch.Tensor):
+        raise ValueError(f"{name} must have indices and offsets by their place")
+    places = offsets.flatten().tolist()
+    if places != sorted(places) or (places and not 0 <= places[0] <= places[-1] <= len(indices)):
+        raise ValueError(f"offsets of {name} must rise from 0 to {len(indices)} at most")
 
 
 def _pick(node: Node, values: Mapping[str, Any]) -> torch.Tensor:

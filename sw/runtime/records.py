@@ -27,6 +27,7 @@ DTYPES: Final = {
     for kind in (
         *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16),
+        *(torch.complex64, torch.complex128),
     )
 }
 #: Fields that hold arguments of graph nodes, which are told apart by their values.
