@@ -20,6 +20,7 @@ BENCHMARKS: Final = (
     "networks",
     "language",
     "wasq",
+    "ppa",
 )
 
 
