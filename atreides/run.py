@@ -9,10 +9,12 @@ import typer
 
 from atreides.machine_options import machine_command
 from sw.config import MachineConfig
+from sw.link import BAUD
 
 #: Of a program and of a network; a program has no meaning of its own, so nothing for ``tensor``.
-BACK_ENDS: Final = ("tensor", "model", "amaranth", "icarus", "verilator")
+BACK_ENDS: Final = ("tensor", "model", "amaranth", "icarus", "verilator", "board")
 NETWORK, PROGRAM, DEBUGGER, RTL = "Networks", "Programs", "Debugging a program", "RTL"
+BOARD: Final = "Board"
 
 
 @machine_command(MachineConfig())
@@ -81,6 +83,13 @@ def run(
     trace_to: Annotated[
         int, typer.Option(min=1, help="Cycle after its last.", rich_help_panel=RTL)
     ] = 1 << 62,
+    port: Annotated[
+        str | None,
+        typer.Option(help="Serial port of a board, as /dev/ttyUSB0.", rich_help_panel=BOARD),
+    ] = None,
+    baud: Annotated[
+        int, typer.Option(min=1, help="Its bits per second.", rich_help_panel=BOARD)
+    ] = BAUD,
     step: Annotated[
         bool,
         typer.Option("--step", help="Stop before every instruction.", rich_help_panel=DEBUGGER),
@@ -105,6 +114,8 @@ def run(
 
     `atreides run product.s --memory in.npz --dump out.npz` runs a program.
 
+    `atreides run build/lenet --backend board --port /dev/ttyUSB0` runs it on a board.
+
     A network brings its machine along; the sizes below, whose defaults are for programs, must then
     be left out or be the same.
 
@@ -121,7 +132,14 @@ def run(
         )
         rtl = (stalls, max_cycles, trace, trace_from, trace_to)
         given = NetworkOptions(
-            tuple(inputs or ()), tuple(outputs or ()), backend or "tensor", check, report, *rtl
+            tuple(inputs or ()),
+            tuple(outputs or ()),
+            backend or "tensor",
+            check,
+            report,
+            *rtl,
+            port,
+            baud,
         )
         run_network(program, given, {name: getattr(config, name) for name in chosen})
         return
@@ -147,6 +165,8 @@ def run(
         step,
         tuple(breakpoints or ()),
         dump_registers,
+        port,
+        baud,
     )
     run_program(program, config, options)
 

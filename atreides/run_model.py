@@ -28,16 +28,20 @@ from sim.machine_session import Stalls
 from sim.machine_trace import Trace
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.compiler.cost import layer_macs
+from sw.link import BAUD
 from sw.registers import Counter
 from sw.runtime.artefact import Artefact, load
 from sw.runtime.check import Mismatch, compare_example, lockstep
 from sw.runtime.checksums import Boundary, checksum
 from sw.runtime.device import Device
 from sw.runtime.device_engine import DeviceFailed
+from sw.runtime.link import LinkFailed
+from sw.runtime.link_serial import open_board
 from sw.runtime.session import Session
 
-BACK_ENDS: Final = ("tensor", "model", "amaranth", "icarus", "verilator")
-RTL: Final = BACK_ENDS[2:]
+BOARD: Final = "board"
+RTL: Final = ("amaranth", "icarus", "verilator")
+BACK_ENDS: Final = ("tensor", "model", *RTL, BOARD)
 #: What a machine, a simulator or a comparison that fails ends with.
 FAILURE: Final = 1
 
@@ -56,6 +60,8 @@ class NetworkOptions:
     trace: Path | None = None
     trace_from: int = 0
     trace_to: int = 1 << 62
+    port: str | None = None
+    baud: int = BAUD
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +113,7 @@ def run_network(directory: Path, options: NetworkOptions, sizes: Mapping[str, An
     except Mismatch as error:
         typer.echo(f"atreides: {error}", err=True)
         raise typer.Exit(FAILURE) from error
-    except (DeviceFailed, MissingSimulator, SimulationFailed, MachineFailed) as error:
+    except (DeviceFailed, LinkFailed, MissingSimulator, SimulationFailed, MachineFailed) as error:
         typer.echo(f"atreides: {error}", err=True)
         raise typer.Exit(FAILURE) from error
     wrong = [] if options.inputs else _differences(artefact, finished)
@@ -137,6 +143,8 @@ def check_options(options: NetworkOptions) -> None:
         given = {"stalls": options.stalls is not None, "trace": options.trace is not None}
         for name in (name for name, there in given.items() if there):
             raise ValueError(f"--{name} must have an RTL backend, not {options.backend!r}")
+    if options.port is not None and BOARD not in (options.backend, options.check):
+        raise ValueError(f"--port must have the backend board, not {options.backend!r}")
     if options.trace is not None and options.backend != "verilator":
         raise ValueError(f"--trace of a network must have verilator, not {options.backend!r}")
 
@@ -144,6 +152,11 @@ def check_options(options: NetworkOptions) -> None:
 @contextmanager
 def open_device(config: Any, name: str, options: NetworkOptions) -> Iterator[str | Device]:
     """A back end by name: the name itself if it needs no simulator."""
+    if name == BOARD:
+        with Console(stderr=True).status("greeting the board"):
+            board = open_board(config, options.port, options.baud)
+        yield board
+        return
     if name not in RTL:
         yield name
         return

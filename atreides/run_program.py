@@ -24,9 +24,14 @@ from sim.machine_job import Job, MachineFailed, Result
 from sim.machine_model import machine_of, result_of
 from sw.config import MachineConfig
 from sw.isa import FAULT_MEANINGS, Fault, decode_at
+from sw.link import BAUD
+from sw.machine_report import Report
 from sw.registers import COUNTER_MEANINGS, Counter
+from sw.runtime.link import LinkFailed
+from sw.runtime.link_serial import open_board
 
-BACK_ENDS: Final = ("model", "amaranth", "icarus", "verilator")
+BOARD: Final = "board"
+BACK_ENDS: Final = ("model", "amaranth", "icarus", "verilator", BOARD)
 #: What a user's mistake, and a program's fault, end with; and the machine's or a simulator's.
 MISTAKE, FAILURE = 2, 1
 
@@ -47,6 +52,8 @@ class ProgramOptions:
     step: bool = False
     breakpoints: tuple[int, ...] = ()
     dump_registers: bool = False
+    port: str | None = None
+    baud: int = BAUD
 
 
 def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -> None:
@@ -64,6 +71,8 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
         raise typer.BadParameter(f"backend must be one of {', '.join(BACK_ENDS)}, not {backend!r}")
     debugging = options.step or bool(options.breakpoints) or options.dump_registers
     _check_combination(backend, debugging, options.stalls, trace)
+    if options.port is not None and backend != BOARD:
+        raise typer.BadParameter(f"--port must have the backend board, not {backend!r}")
     try:
         for path in (options.dump, options.report, trace):
             check_writable(path)
@@ -73,6 +82,8 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
             job = replace(job, memory=words, parameters=values)
         if backend == "model":
             result = _on_model(job, options)
+        elif backend == BOARD:
+            result = _on_board(job, options)
         else:
             window = (trace, options.trace_from, options.trace_to) if trace else None
             result = _on_rtl(job, backend, options.stalls, options.max_cycles, window)
@@ -97,11 +108,11 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
 def _check_combination(
     backend: str, debugging: bool, stalls: int | None, trace: Path | None
 ) -> None:
-    if backend == "model":
+    if backend in ("model", BOARD):
         for name, value in (("stalls", stalls), ("trace", trace)):
             if value is not None:
-                raise typer.BadParameter(f"--{name} must have an RTL backend, not 'model'")
-    elif debugging:
+                raise typer.BadParameter(f"--{name} must have an RTL backend, not {backend!r}")
+    if backend != "model" and debugging:
         raise typer.BadParameter(
             f"--step, --break and --dump-registers must have --backend model, not {backend!r}"
         )
@@ -116,6 +127,20 @@ def _on_model(job: Job, options: ProgramOptions) -> Result:
     if options.dump_registers:
         show_registers(machine, Console())
     return result_of(machine)
+
+
+def _on_board(job: Job, options: ProgramOptions) -> Result:
+    try:
+        with open_board(job.config, options.port, options.baud) as board:
+            board.write(0, job.memory)
+            board.write_parameters(job.parameters)
+            outcome = board.run(job.words)
+            memory = board.read(0, job.config.memory_words)
+    except LinkFailed as error:
+        typer.echo(f"atreides: {error}", err=True)
+        raise typer.Exit(FAILURE) from error
+    report = Report(outcome.fault, outcome.counter, outcome.counters, board.results)
+    return Result(report, memory)
 
 
 def _on_rtl(

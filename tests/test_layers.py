@@ -29,7 +29,7 @@ FORBIDDEN = {
 #: The modules of `sw` that state facts; hardware may import these alone, and they no tensors.
 FACTS = {
     *("sw.activation", "sw.format", "sw.scale"),
-    *("sw.isa", "sw.riscv", "sw.config", "sw.registers"),
+    *("sw.isa", "sw.riscv", "sw.config", "sw.registers", "sw.link"),
 }
 #: Methods of SFx that are the model.
 MODEL = {"encode", "decode", "operand", "multiply", "fma", "dot", "drain", "widen"}

@@ -1,0 +1,189 @@
+"""A machine with a serial line in Verilator as a port of bytes, and a line that spoils them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Final
+
+from hw.emit import emit
+from hw.link import LinkedMachine
+from hw.multiplier import AUTO, OPERATOR
+from sim import machine_verilator
+from sim.machine_design import TOP, Design
+from sim.machine_ports import Ports
+from sim.runner import SimulationFailed, end_group
+from sw.config import MachineConfig
+from sw.link import DEFAULT_LIMIT, DEFAULT_PATIENCE, identity
+from sw.runtime.link import BytePort
+
+DRIVER: Final = Path(__file__).with_name("link_driver.cpp")
+#: Of the simulated clock, in Hz; a bit of the line takes the fewest cycles there can be.
+CLOCK: Final = 1_000_000
+DIVISOR: Final = 4
+_END: Final = 20.0
+
+
+class SimulatedPort:
+    """The line of a :class:`hw.link.LinkedMachine` that runs in Verilator.
+
+    Time is the simulated clock's: it passes while somebody reads.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    limit, patience
+        See hw.link.Link.
+    divisor : int
+        Cycles per bit.
+
+    Raises
+    ------
+    MissingSimulator, SimulationFailed
+        From the simulator.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        patience: int = DEFAULT_PATIENCE,
+        divisor: int = DIVISOR,
+    ) -> None:
+        self.name = "the simulated line"
+        self.cycles = 0
+        if config.multiplier == AUTO:  # as sim.machine_design has it
+            config = replace(config, multiplier=OPERATOR)
+        top = LinkedMachine(
+            config, divisor, clock=CLOCK, build=identity(config), limit=limit, patience=patience
+        )
+        design = Design(emit(top, TOP), Ports(None, {}))  # type: ignore[arg-type]
+        self.process = subprocess.Popen(
+            [str(machine_verilator.build(design, driver=DRIVER))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._finalizer = weakref.finalize(self, end_group, self.process)
+        self._send(divisor.to_bytes(8, "little"))
+
+    def write(self, content: bytes) -> None:
+        """Send bytes, as soon as time passes."""
+        self._send(len(content).to_bytes(8, "little") + content + bytes(8))
+
+    def read(self, seconds: float) -> bytes:
+        """What comes until the line is silent; b"" after some simulated seconds of silence."""
+        silence = max(1, int(seconds * CLOCK))
+        self._send(bytes(8) + silence.to_bytes(8, "little"))
+        head = self._receive(16)
+        self.cycles = int.from_bytes(head[:8], "little")
+        return self._receive(int.from_bytes(head[8:], "little"))
+
+    def close(self) -> None:
+        """End the simulator."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            _pipe(self.process.stdin).close()
+            self.process.wait(_END)
+        self._finalizer()
+
+    def _send(self, content: bytes) -> None:
+        try:
+            _pipe(self.process.stdin).write(content)
+            _pipe(self.process.stdin).flush()
+        except OSError:
+            self._died()
+
+    def _receive(self, count: int) -> bytes:
+        found = _pipe(self.process.stdout).read(count)
+        if len(found) < count:
+            self._died()
+        return found
+
+    def _died(self) -> None:
+        status = self.process.wait(_END)
+        said = _pipe(self.process.stderr).read().decode(errors="replace").strip()
+        raise SimulationFailed(f"the verilated model died: {said or f'exit status {status}'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What a line does to bytes: chances per byte, and per request to send all of it twice.
+
+    Parameters
+    ----------
+    seed : int
+    drop, repeat, spoil, insert : float
+        Lose a byte, send it twice, flip one of its bits, put a random one before it.
+    again : float
+        Send what is written at once a second time.
+    """
+
+    seed: int
+    drop: float = 0.0
+    repeat: float = 0.0
+    spoil: float = 0.0
+    insert: float = 0.0
+    again: float = 0.0
+
+
+class FaultyPort:
+    """A line that loses, repeats, spoils and invents bytes, both ways.
+
+    Parameters
+    ----------
+    port : BytePort
+    faults : Faults
+
+    Attributes
+    ----------
+    done : dict of str to int
+        How often each fault was done.
+    """
+
+    def __init__(self, port: BytePort, faults: Faults) -> None:
+        self.port, self.faults, self.name = port, faults, port.name
+        self.done = dict.fromkeys(("drop", "repeat", "spoil", "insert", "again"), 0)
+        self._random = random.Random(faults.seed)
+
+    def write(self, content: bytes) -> None:
+        """Send what is left of the bytes."""
+        for _ in range(1 + self._happens("again")):
+            self.port.write(self._spoiled(content))
+
+    def read(self, seconds: float) -> bytes:
+        """What is left of the bytes that have come."""
+        while received := self.port.read(seconds):
+            if left := self._spoiled(received):
+                return left
+        return b""
+
+    def close(self) -> None:
+        """Close the line."""
+        self.port.close()
+
+    def _spoiled(self, content: bytes) -> bytes:
+        found = bytearray()
+        for byte in content:
+            if self._happens("insert"):
+                found.append(self._random.randrange(256))
+            if self._happens("drop"):
+                continue
+            spoiled = byte ^ (1 << self._random.randrange(8)) if self._happens("spoil") else byte
+            found += bytes((spoiled,)) * (1 + self._happens("repeat"))
+        return bytes(found)
+
+    def _happens(self, name: str) -> bool:
+        happens = self._random.random() < getattr(self.faults, name)
+        self.done[name] += happens
+        return happens
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
