@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test lint prove mutate bench verilog clean
+.PHONY: help setup demo test lint prove flow mutate bench verilog clean
 
 # The interpreter that .venv is made with; 3.11 or newer. Empty: the first one that fits.
 PYTHON ?=
@@ -35,6 +35,9 @@ lint: setup ## style and types only
 
 prove: setup ## the slow proofs and sweeps
 	@$(BIN)/pytest -n $(JOBS) --slow -m slow
+
+flow: setup ## the big place-and-route builds, one after the other (hours)
+	@$(BIN)/pytest --flow -m flow
 
 mutate: setup ## break the units on purpose and count the mutants that the testbenches kill
 	@$(BIN)/python -m sim.mutate

@@ -1,19 +1,25 @@
-"""What every test module shares: slow tests are left out unless asked for."""
+"""What every test module shares: slow tests and big builds are left out unless asked for."""
 
 from __future__ import annotations
 
 import pytest
 
+#: Markers that are also options, with the help of each.
+LEFT_OUT = {
+    "slow": "also run tests marked slow",
+    "flow": "also run the big place-and-route builds",
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run tests marked slow")
+    for name, meaning in LEFT_OUT.items():
+        parser.addoption(f"--{name}", action="store_true", help=meaning)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, and so count, the slow tests: a skip would look like a missing tool."""
-    if config.getoption("--slow"):
-        return
-    slow = [item for item in items if "slow" in item.keywords]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if "slow" not in item.keywords]
+    """Deselect, and so count, what was not asked for: a skip would look like a missing tool."""
+    unwanted = {name for name in LEFT_OUT if not config.getoption(f"--{name}")}
+    left_out = [item for item in items if unwanted.intersection(item.keywords)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not unwanted.intersection(item.keywords)]
