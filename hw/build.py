@@ -7,14 +7,16 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from hw.emit import CLOCK, RESET, EmissionError, emit, ports
+from hw.fusesoc import Beats, Steps, core_text, make_testbench, testbench_name
 from hw.multiplier import MULTIPLIER_NAMES, TARGETS
 from hw.tops import TOPS, Options, build_top
 from sw.format import ROUNDINGS
@@ -32,10 +34,15 @@ examples:
   python -m hw.build multiplier --bits 8 --multiplier dadda -o out
   python -m hw.build drain --bits 8 --output-bits 16 --bias-bits 16 --max-terms 4096
   python -m hw.build atreides --bits 8 --rows 8 --columns 8 --slots 256 --table
+  python -m hw.build mac --bits 8 --core -o out     also out/mac.core and out/mac_tb.v for FuseSoC
   python -m hw.build convert-binary32 --bits 4 --no-unity --rounding truncate
 
 Each top becomes TOP.v and a manifest TOP.json with its parameters, ports and latency. The module
-is called like the top, with _ for -. Only --target ecp5 and ice40 may use primitives of a vendor.
+is called like the top, with _ for -. With --core a FuseSoC core file TOP.core comes beside it, with
+targets lint (Verilator) and sim (Icarus): fusesoc --cores-root DIR run --target=sim
+atreides:hw:TOP. The testbench TOP_tb.v has its stimulus and the model's words in it; the
+coprocessor, which a core drives, has none.
+Only --target ecp5 and ice40 may use primitives of a vendor.
 --bits, --no-unity, --rounding, --multiplier, --target, --rows and --columns are accepted by every
 top, with a note where one makes no difference; any other option by those tops that depend on it.
 Mistakes end with exit status 2 and leave DIR as it was.
@@ -44,11 +51,20 @@ Mistakes end with exit status 2 and leave DIR as it was.
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What a top becomes: the texts of its Verilog file and of its manifest."""
+    """What a top becomes: the texts of its Verilog file, its manifest and its package."""
 
     name: str
     verilog: str
     manifest: str
+    core: str = ""
+    testbench: str = ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Texts by file name."""
+        found = {f"{self.name}.v": self.verilog, f"{self.name}.json": self.manifest}
+        more = {f"{self.name}.core": self.core, testbench_name(self.name): self.testbench}
+        return found | {name: text for name, text in more.items() if text}
 
 
 def emission(name: str, options: Options) -> Emission:
@@ -85,6 +101,27 @@ def emission(name: str, options: Options) -> Emission:
     return Emission(name, verilog, json.dumps(manifest, indent=2) + "\n")
 
 
+def packaged(plain: Emission, options: Options) -> Emission:
+    """The emission with a FuseSoC core file and, where there is a model, a testbench.
+
+    Another process says what words are expected: they come from the model, which hardware does
+    not import.
+    """
+    manifest = json.loads(plain.manifest)
+    command = [sys.executable, "-m", "sim.fusesoc_stimulus", plain.name]
+    asked = json.dumps(asdict(options))
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = " ".join(done.stderr.strip().splitlines()[-1:])
+        raise EmissionError(f"testbench of {plain.name} must have expected words: {reason}")
+    found = json.loads(done.stdout)
+    text = ""
+    for name, kind in (("Steps", Steps), ("Beats", Beats)):
+        if found and name in found:
+            text = make_testbench(manifest, kind(**found[name]))
+    return replace(plain, core=core_text(manifest, bool(text)), testbench=text)
+
+
 def parameters(name: str, options: Options) -> dict[str, Any]:
     """The options that a top was built with, none left open."""
     found = {option: getattr(options, option) for option in TOPS[name].options}
@@ -105,8 +142,7 @@ def write(emissions: Sequence[Emission], directory: Path) -> list[Path]:
         If a file cannot be written; then none has changed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {f"{e.name}.v": e.verilog for e in emissions}
-    texts |= {f"{e.name}.json": e.manifest for e in emissions}
+    texts = {name: text for e in emissions for name, text in e.files.items()}
     targets = [directory / name for name in texts]
     for target in targets:
         if target.is_dir():
@@ -137,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("top", nargs="?", metavar="TOP", help="see --list; every top if omitted")
     parser.add_argument("--list", action="store_true", help="name the tops and leave")
+    parser.add_argument("--core", action="store_true", help="also a FuseSoC core file, testbench")
     parser.add_argument("-o", dest="directory", metavar="DIR", help="where to (default: build)")
     numbers = {
         "bits": "x, bits of a word, 3 to 16",
@@ -212,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name:{width}}  {top.description}")
         return
     directory = Path(given.pop("directory", "build"))
+    core = given.pop("core", False)
     top = given.pop("top", None)
     if top is not None and top not in TOPS:
         _fail(f"top must be one of {', '.join(TOPS)}, not {top!r}")
@@ -220,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert given.keys() <= {f.name for f in fields(Options)}
     try:
         options = Options(**given)
-        written = write([emission(name, options) for name in names], directory)
+        made = [emission(name, options) for name in names]
+        written = write([packaged(e, options) for e in made] if core else made, directory)
     except (ValueError, EmissionError) as error:
         _fail(str(error))
     except OSError as error:

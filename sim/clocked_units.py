@@ -33,18 +33,18 @@ def mac(bits: Sequence[int]) -> Iterator[Case]:
                     Operand("first", 1),
                     Operand("valid", 1),
                 ),
-                model=lambda cycles, f=format, s=stages: _accumulate(f, sum(s), cycles),
-                draw=lambda random, f=format: _draw_terms(random, f),
+                model=lambda cycles, f=format, s=stages: accumulate(f, sum(s), cycles),
+                draw=lambda random, f=format: draw_terms(random, f),
             )
 
 
-def _draw_terms(random: Random, format: SFx) -> tuple[int, int, int, int]:
+def draw_terms(random: Random, format: SFx) -> tuple[int, int, int, int]:
     """Sums of some ten products, often of the largest, with gaps."""
     a, b = (word_operand("", format).draw(random) for _ in "ab")
     return a, b, int(random.random() < 0.1), int(random.random() < 0.8)
 
 
-def _accumulate(format: SFx, delay: int, cycles: Iterable[Cycle]) -> Iterator[Cycle]:
+def accumulate(format: SFx, delay: int, cycles: Iterable[Cycle]) -> Iterator[Cycle]:
     """The accumulator shows a product ``delay + 1`` cycles after its operands.
 
     Reset leaves its value alone, so it counts from the first ``first`` on only.
@@ -101,11 +101,11 @@ def shift_register(bits: Sequence[int]) -> Iterator[Case]:
             {"lanes": lanes, "depth": depth, "bits": width},
             lambda n=lanes, d=depth, w=width: ShiftRegister(n, d, w),
             (number_operand("i", lanes * width), Operand("enable", 1)),
-            model=lambda cycles, n=lanes, d=depth, w=width: _shift(n, d, w, cycles),
+            model=lambda cycles, n=lanes, d=depth, w=width: shift(n, d, w, cycles),
         )
 
 
-def _shift(lanes: int, depth: int, width: int, cycles: Iterable[Cycle]) -> Iterator[Cycle]:
+def shift(lanes: int, depth: int, width: int, cycles: Iterable[Cycle]) -> Iterator[Cycle]:
     taps = [[0] * depth for _ in range(lanes)]
     for cycle in cycles:
         words = [word for lane in taps for word in lane]

@@ -32,7 +32,7 @@ from sim.stimulus import (
     signed,
     word_operand,
 )
-from sw.format import ACTIVATIONS, MAX_BITS, MIN_BITS, ROUNDINGS, Rounding, SFx
+from sw.format import ACTIVATIONS, MAX_BITS, MAX_TERMS, MIN_BITS, ROUNDINGS, Rounding, SFx
 from sw.scale import SHIFT_BITS
 
 ALL_BITS: Final = tuple(range(MIN_BITS, MAX_BITS + 1))
@@ -183,11 +183,18 @@ def drain(bits: Sequence[int] = ALL_BITS) -> Iterator[Case]:
         for rounding in ROUNDINGS:
             narrowing, widest = SFx(19 - format.bits, format.unity), SFx(16, format.unity)
             for output, bias_format in ((format, format), (narrowing, widest)):
-                yield _drain_case(format, rounding, output, bias_format)
+                yield drain_case(format, rounding, output, bias_format)
 
 
-def _drain_case(format: SFx, rounding: Rounding, output: SFx, bias_format: SFx) -> Case:
-    width = format.accumulator_bits()
+def drain_case(
+    format: SFx,
+    rounding: Rounding,
+    output: SFx,
+    bias_format: SFx,
+    max_terms: int = MAX_TERMS,
+) -> Case:
+    """A drain behind sums of up to ``max_terms`` products."""
+    width = format.accumulator_bits(max_terms)
 
     def function(accumulator: int, row: int, column: int, bias: int, select: int) -> dict[str, int]:
         word = format.drain(
@@ -221,7 +228,7 @@ def _drain_case(format: SFx, rounding: Rounding, output: SFx, bias_format: SFx) 
     return Case(
         "drain",
         _parameters(format, rounding) | {"output": output.bits, "bias": bias_format.bits},
-        lambda: Drain(format, output=output, bias_format=bias_format, rounding=rounding),
+        lambda: Drain(format, max_terms, output, bias_format, rounding),
         (
             number_operand("accumulator", width),
             number_operand("row_shift", SHIFT_BITS),
@@ -318,13 +325,18 @@ def _detector(
 def cycle_count(bits: Sequence[int] = ALL_BITS) -> Iterator[Case]:
     """Sizes of 1 to 8 bits."""
     for width in range(1, min(max(bits), 8) + 1):
-        yield Case(
-            "cycle-count",
-            {"size_bits": width},
-            lambda w=width: CycleCount(w),
-            tuple(number_operand(name, width) for name in ("rows", "inner", "columns")),
-            lambda *sizes, w=width: {"cycles": sum(size or 1 << w for size in sizes) - 2},
-        )
+        yield cycle_count_case(width)
+
+
+def cycle_count_case(width: int) -> Case:
+    """Sizes of so many bits; 0 is the largest."""
+    return Case(
+        "cycle-count",
+        {"size_bits": width},
+        lambda: CycleCount(width),
+        tuple(number_operand(name, width) for name in ("rows", "inner", "columns")),
+        lambda *sizes: {"cycles": sum(size or 1 << width for size in sizes) - 2},
+    )
 
 
 def _parameters(format: SFx, rounding: Rounding) -> dict[str, object]:
