@@ -112,6 +112,12 @@ SUBCOMMANDS: Final = (
         "heal",
     ),
     Subcommand(
+        "ppa",
+        "Measure a unit's area, delay and power beside its rivals.",
+        "atreides.ppa",
+        "ppa",
+    ),
+    Subcommand(
         "quantize",
         "Quantize a language model to Superfloat words.",
         "atreides.quantize",

@@ -1,0 +1,189 @@
+"""``atreides ppa``: area, delay and power of a unit beside its rivals, by open tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from atreides.machine_files import FileMistake, check_writable, write_bytes, write_text
+from atreides.ppa_measure import Flow, Row, compare
+from hw.multiplier import AUTO
+from hw.ppa import FPGAS, OSU018, UNITS, WIDTHS, subjects
+from hw.synthesis import SynthesisError, check_standard_cells
+from hw.tops import Options
+
+#: Units that are compared with others, and at which widths if none is given.
+COMPARED: Final = ("mac", "multiplier")
+#: Target of a library of which no unit knows a cell.
+LIBERTY: Final = "liberty"
+_DEFAULTS: Final = Options()
+_COLUMNS: Final = (
+    *("lut", "ff", "dsp", "bram", "mhz", "um2", "ns"),
+    *("saved", "saved_hardfloat", "published"),
+    *("mac_per_s", "mac_per_s_lut"),
+)
+_HEADINGS: Final = {
+    "lut": "LUT",
+    "ff": "FF",
+    "dsp": "DSP",
+    "bram": "BRAM",
+    "mhz": "MHz (range)",
+    "saved": "saved %",
+    "saved_hardfloat": "of HardFloat %",
+    "published": "published %",
+    "mac_per_s": "MMAC/s",
+    "mac_per_s_lut": "MMAC/s/LUT",
+}
+
+
+def ppa(
+    unit: Annotated[
+        str, typer.Argument(metavar="UNIT", help="One of hw.build --list, cell, array or core.")
+    ],
+    bits: Annotated[
+        str | None, typer.Option(metavar="N,N..", help="Widths; of mac and multiplier 16,8,4.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="ecp5, ice40, osu018, or a Liberty file.")
+    ] = OSU018,
+    place: Annotated[bool, typer.Option("--place", help="In an FPGA: MHz of 3 seeds.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="All figures.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help=".svg or .png.")] = None,
+    compared: Annotated[
+        bool, typer.Option("--compare/--alone", help="Beside integers, IEEE 754, yosys' own.")
+    ] = True,
+    unity: Annotated[
+        bool | None,
+        typer.Option("--unity/--no-unity", help="All ones is 1: not where it is compared."),
+    ] = None,
+    multiplier: Annotated[str, typer.Option(metavar="NAME", help="As for hw.build.")] = AUTO,
+    rows: Annotated[int, typer.Option(metavar="N", help="Of an array.")] = _DEFAULTS.rows,
+    columns: Annotated[int, typer.Option(metavar="N", help="Of an array.")] = _DEFAULTS.columns,
+    max_terms: Annotated[
+        int, typer.Option(metavar="N", help="Longest dot product.")
+    ] = _DEFAULTS.max_terms,
+    slots: Annotated[int, typer.Option(metavar="N", help="Of the core.")] = _DEFAULTS.slots,
+    parameters: Annotated[
+        int, typer.Option(metavar="N", help="Of the core.")
+    ] = _DEFAULTS.parameters,
+    row_parameters: Annotated[
+        int, typer.Option(metavar="N", help="Of the core.")
+    ] = _DEFAULTS.row_parameters,
+) -> None:
+    """Measure a unit's area and delay, in an FPGA or in standard cells, beside its rivals.
+
+    `atreides ppa mac --plot build/mac.svg` shows what SF16, SF8 and SF4 save against binary32;
+
+    `atreides ppa mac --bits 8 --target ecp5 --place` shows it in an FPGA, with MHz;
+
+    `atreides ppa core --bits 4 --rows 4 --columns 4 --target ecp5` measures the whole machine.
+
+    Standard cells are timed without wires: compare, do not quote as silicon. Results are kept in
+    build/ppa: a run that was broken off goes on. Exit status 2 for a mistake of yours.
+    """
+    try:
+        for path in (json_file, plot):
+            check_writable(path)
+        if plot is not None and plot.suffix not in (".png", ".svg"):
+            raise ValueError(f"plot must end in .png or .svg, not {str(plot)!r}")
+        flow = _flow(target, place)
+        shared = {
+            "unity": unity if unity is not None else not (unit in COMPARED and compared),
+            "multiplier": multiplier,
+            "target": "generic" if flow.target == LIBERTY else flow.target,
+            "rows": rows,
+            "columns": columns,
+            "max_terms": max_terms,
+            "slots": slots,
+            "parameters": parameters,
+            "row_parameters": row_parameters,
+        }
+        options = [Options(bits=width, **shared) for width in _widths(unit, bits)]
+        found = _measure(unit, options, compared, flow)
+        title = f"{unit} on {target}"
+        show(title, found, Console())
+        if json_file is not None:
+            content = {"unit": unit, "target": target, "rows": found}
+            write_text(json_file, json.dumps(content, indent=1) + "\n")
+        if plot is not None:
+            from atreides.ppa_plots import picture
+
+            write_bytes(plot, picture(title, found, plot.suffix[1:]))
+    except (FileMistake, SynthesisError, TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def show(title: str, rows: Sequence[Row], console: Console) -> None:
+    """The table of units."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("unit", overflow="fold")
+    names = [name for name in _COLUMNS if any(name in row for row in rows)]
+    for name in names:
+        table.add_column(_HEADINGS.get(name, name), justify="right")
+    for row in rows:
+        table.add_row(row["unit"], *(_shown(name, row) for name in names))
+    console.print(table)
+    if any("saved" in row for row in rows):
+        console.print("saved: of the area of binary32, fused and rounded once; 0 is binary32's.")
+
+
+def _flow(target: str, placed: bool) -> Flow:
+    """The flow of a target's name or of a Liberty file, its tools seen to be there."""
+    if target in FPGAS:
+        return Flow(target, placed=placed)
+    if placed:
+        raise ValueError(f"--place must come with {' or '.join(FPGAS)}, not {target!r}")
+    liberty = None if target == OSU018 else Path(target)
+    if liberty is not None and (liberty.suffix != ".lib" or not liberty.is_file()):
+        raise ValueError(
+            f"target must be {', '.join(FPGAS)}, {OSU018} or a Liberty file .lib, not {target!r}"
+        )
+    check_standard_cells(liberty)
+    return Flow(OSU018 if liberty is None else LIBERTY, liberty)
+
+
+def _widths(unit: str, bits: str | None) -> list[int]:
+    if bits is None:
+        return list(WIDTHS) if unit in COMPARED else [_DEFAULTS.bits]
+    parts = bits.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"bits must be numbers as in 16,8,4, not {bits!r}")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _measure(unit: str, options: Sequence[Options], compared: bool, flow: Flow) -> list[Row]:
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
+    units = subjects(unit, options, compared)
+    rows = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=len(units))
+        for one in units:
+            progress.update(task, description=one.name)
+            rows.append(flow.measure(one))
+            progress.advance(task)
+    return compare(rows, flow.target)
+
+
+def _shown(name: str, row: Row) -> str:
+    value: Any = row.get(name)
+    if value is None:
+        return ""
+    if name == "mhz":
+        low, high = row["mhz_range"]
+        return f"{value:g} ({low:g}-{high:g})"
+    if name.startswith("mac_per_s"):
+        return f"{value / 1e6:,.3g}" if value < 1e9 else f"{value / 1e6:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if value < 1000 else f"{value:,.0f}"

@@ -1,0 +1,143 @@
+"""Area, delay and frequency of units in one flow each, every result kept so that a run resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from atreides.machine_files import write_text
+from hw.ppa import FPGAS, HARDFLOAT, PUBLISHED, REFERENCE, Rival, has_clock, saved
+from hw.ppa_place import place
+from hw.synthesis import DELAY_GOAL, Source, ecp5_slots, ice40_slots, standard_cells
+
+SEEDS: Final = (1, 2, 3)
+#: Kinds of the comparison whose saving is published.
+FAMILY: Final = "superfloat"
+#: Primitives by what they are: look-up tables of memory and how many each takes, and blocks.
+TABLES: Final[Mapping[str, Mapping[str, int]]] = {
+    "ecp5": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},
+    "ice40": {"SB_LUT4": 1},
+}
+DSPS: Final = ("MULT18X18D", "MULT9X9D", "ALU54B", "SB_MAC16")
+MEMORIES: Final = ("DP16KD", "PDPW16KD", "SB_RAM40_4K", "SB_SPRAM256KA")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How units are measured.
+
+    Parameters
+    ----------
+    target : {"ecp5", "ice40", "osu018", "liberty"}
+    liberty : Path, optional
+        The library, if it is not osu018.
+    placed : bool
+        In an FPGA: place and route.
+    seeds : tuple of int
+        Of placement.
+    folder : Path
+        Where results are kept, one file each; a changed unit is measured anew.
+    """
+
+    target: str
+    liberty: Path | None = None
+    placed: bool = False
+    seeds: tuple[int, ...] = SEEDS
+    folder: Path = Path("build/ppa")
+
+    def measure(self, rival: Rival) -> Row:
+        """A unit's row.
+
+        Raises
+        ------
+        SynthesisError
+            If a tool is missing or fails, or a unit fits no device.
+        """
+        row: Row = {"unit": rival.name, "kind": rival.kind, "bits": rival.bits}
+        source = rival.source()
+        if self.target in FPGAS:
+            return row | self._in_fpga(rival, source)
+        return row | self._in_gates(rival, source)
+
+    def _in_gates(self, rival: Rival, source: Source) -> Row:
+        def run() -> Row:
+            return asdict(standard_cells(source, rival.options, has_clock(source), self.liberty))
+
+        library = ""
+        if self.liberty is not None:
+            library = hashlib.sha256(self.liberty.read_bytes()).hexdigest()
+        found = self._kept(f"gates {DELAY_GOAL} {rival.options} {library}", source, run)
+        row: Row = {"um2": found["area"], "ns": found["delay"]}
+        if rival.macs:
+            row["mac_per_s"] = rival.macs * 1e9 / found["delay"]
+        return row
+
+    def _in_fpga(self, rival: Rival, source: Source) -> Row:
+        slots = ecp5_slots if self.target == "ecp5" else ice40_slots
+        found = self._kept(self.target, source, lambda: asdict(slots(source)))
+        cells: Mapping[str, int] = found["cells"]
+        tables = sum(cells.get(name, 0) * count for name, count in TABLES[self.target].items())
+        row: Row = {"lut": tables, "ff": found["registers"]}
+        row["dsp"] = sum(cells.get(name, 0) for name in DSPS)
+        row["bram"] = sum(cells.get(name, 0) for name in MEMORIES)
+        row["cells"] = {name: count for name, count in cells.items() if name[0] != "$"}
+        if self.placed:
+            row |= self._placed(source, tables)
+            if rival.macs:
+                row["mac_per_s"] = rival.macs * 1e6 * row["mhz"]
+                row["mac_per_s_lut"] = row["mac_per_s"] / tables
+        return row
+
+    def _placed(self, source: Source, tables: int) -> Row:
+        runs = []
+        for seed in self.seeds:
+
+            def run(seed: int = seed) -> Row:
+                return asdict(place(source, self.target, tables, seed))
+
+            runs.append(self._kept(f"place {self.target} {seed}", source, run))
+        frequencies = [run["mhz"] for run in runs]
+        return {
+            "mhz": statistics.median(frequencies),
+            "mhz_range": [min(frequencies), max(frequencies)],
+            "device": runs[0]["device"],
+            "seeds": list(self.seeds),
+        }
+
+    def _kept(self, kind: str, source: Source, run: Callable[[], Row]) -> Row:
+        digest = hashlib.sha256(f"{kind}\n{source.language}\n{source.text}".encode()).hexdigest()
+        path = self.folder / f"{digest[:32]}.json"
+        if path.exists():
+            kept: Row = json.loads(path.read_text(encoding="utf-8"))
+            return kept
+        found = run()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(found) + "\n")
+        return found
+
+
+def compare(rows: Sequence[Row], target: str) -> list[Row]:
+    """The rows with per cent of binary32's area that each saves, where binary32 is among them.
+
+    On osu018 against Berkeley HardFloat's too; beside SFx of a published width, the published
+    saving.
+    """
+    unit = "lut" if target in FPGAS else "um2"
+    area = next((row[unit] for row in rows if row["unit"] == REFERENCE), None)
+    if area is None:
+        return list(rows)
+    found = []
+    for row in rows:
+        row = {**row, "saved": saved(row[unit], area)}
+        if target == "osu018":
+            row["saved_hardfloat"] = saved(row[unit], HARDFLOAT.area)
+        if row["kind"].startswith(FAMILY) and row["bits"] in PUBLISHED:
+            row["published"] = PUBLISHED[row["bits"]][0]
+        found.append(row)
+    return found
