@@ -9,6 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.counters import Counters
 from hw.decoder import decoded_layout
 from hw.registers import set_layout
 from sw.isa import VALUE_BITS, WORD_BITS, Fault, Opcode
@@ -29,7 +30,7 @@ UNITS: Final = {
 }
 UNIT_LINES: Final = data.StructLayout(dict.fromkeys(UNITS, 1))
 #: Cycles after a program's end in which counters still count what is under way.
-SETTLE_CYCLES: Final = 4
+SETTLE_CYCLES: Final = 4 + Counters.latency
 
 
 class State(Enum):

@@ -279,6 +279,7 @@ class Atreides(wiring.Component):
             host.enable.eq(self._controller.idle & ~memory.busy),
             host.words.eq(memory.words_a),
             host.counter_value.eq(self._counters.value),
+            self._counters.read.eq(host.counter_read),
             self._counters.number.eq(host.counter),
             rows.column_write.eq(host.column_write),
             rows.row_parameter_write.eq(host.row_parameter_write),

@@ -74,7 +74,7 @@ class HostPort(wiring.Component):
     ----------
     config : MachineConfig
     read_latency : int
-        Of the tile memory, at least 1.
+        Of the tile memory, at least 2.
 
     Members
     -------
@@ -88,7 +88,8 @@ class HostPort(wiring.Component):
     column_write : Out(column_write_layout(config)), table_write : Out(TABLE_WRITE)
     row_parameter_write : Out(row_parameter_write_layout(config))
         Of the parameter memories.
-    counter : Out(4), counter_value : In(48)
+    counter_read : Out(1), counter : Out(4), counter_value : In(48)
+        Of the counters, whose values come 1 cycle later.
     reply : Out(stream of results_layout(config))
     """
 
@@ -107,6 +108,7 @@ class HostPort(wiring.Component):
                 "column_write": Out(column_write_layout(config)),
                 "row_parameter_write": Out(row_parameter_write_layout(config)),
                 "table_write": Out(TABLE_WRITE),
+                "counter_read": Out(1),
                 "counter": Out(Shape.cast(Counter).width),
                 "counter_value": In(COUNTER_BITS),
                 "reply": Out(stream.Signature(results_layout(config))),
@@ -121,6 +123,7 @@ class HostPort(wiring.Component):
             self.host.ready.eq(self.enable & ~waiting & ~reply.valid),
             taken.eq(self.host.valid & self.host.ready),
             self.idle.eq(~self.host.valid & ~waiting & ~reply.valid),
+            self.counter_read.eq(waiting),
         ]
         self._write_tiles(m, taken & request.write)
         self._write_parameters(m, taken & request.write)
