@@ -37,6 +37,7 @@ def run(name: str, *arguments: str) -> int:
         ("bench.networks", ["--bits", "99"], "bits must be 3 to 16, not 99"),
         ("bench.networks", ["--model", "vgg"], "--model: invalid choice: 'vgg' (choose from "),
         ("bench.wasq_language", ["--rows", "x"], "--rows must match a name that --list prints"),
+        ("bench.gptq", ["--public", "nosuch"], "--public must be a folder of installed packages, "),
         ("bench.simulators", ["--rows", "40"], "rows must be 1 to 32, not 40"),
         ("sim.machine_random", ["--bits", "x"], "--bits: invalid int value: 'x'"),
     ],
