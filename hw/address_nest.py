@@ -26,8 +26,10 @@ class AddressNest(wiring.Component):
         Every loop starts over at ``base``. Wins over ``step``.
     base : In(bits)
     strides : In(bits per loop)
-    step : In(levels)
-        At most one bit: the loop that goes on.
+    step : In(1)
+        A loop goes on; it may come late in the cycle.
+    loop : In(levels)
+        At most one bit: the loop that goes on, if one does.
     address : Out(bits)
     """
 
@@ -38,7 +40,8 @@ class AddressNest(wiring.Component):
                 "load": In(1),
                 "base": In(bits),
                 "strides": In(data.ArrayLayout(bits, levels)),
-                "step": In(levels),
+                "step": In(1),
+                "loop": In(levels),
                 "address": Out(bits),
             }
         )
@@ -49,12 +52,12 @@ class AddressNest(wiring.Component):
         stands = [Signal(bits, name=f"level_{level}") for level in range(self.levels)]
         augend, stride, total = (Signal(bits, name=n) for n in ("augend", "stride", "total"))
         m.d.comb += [total.eq(augend + stride), self.address.eq(stands[-1])]
-        for level in range(self.levels):
-            with m.If(self.step[level]):
+        for level in range(self.levels):  # without the step: the sum does not wait for it
+            with m.If(self.loop[level]):
                 m.d.comb += [augend.eq(stands[level]), stride.eq(self.strides[level])]
         for level, stand in enumerate(stands):
             with m.If(self.load):
                 m.d.sync += stand.eq(self.base)
-            with m.Elif(self.step[: level + 1].any()):
+            with m.Elif(self.step & self.loop[: level + 1].any()):
                 m.d.sync += stand.eq(total)
         return m

@@ -90,25 +90,22 @@ class ChunkWalker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         registers, chunk = self.registers, self.chunk
-        left = {name: Signal(COUNT_BITS, name=f"left_{name}") for name in LEVELS}
         full = {"g": registers.g, "m": self.rows, "t": registers.nt}
         full |= {name: registers[name] for name in ("k2", "k1", "k0")}
-        taken = dict.fromkeys(LEVELS, 1) | {"m": self.config.rows, "k0": chunk.length}
         last = {name: Signal(name=f"last_{name}") for name in LEVELS}
-        advance = {name: Signal(name=f"advance_{name}") for name in LEVELS}
-        part_last, last_block = self._measure(m, left["k0"], advance["k0"])
-        carry = self.step
+        loop = {name: Signal(name=f"loop_{name}") for name in LEVELS}
+        part_last, last_block = self._measure(m, last["k0"])
+        inner = Const(1, 1)  # all loops inside this one are at their end
         for name in reversed(LEVELS):
-            at_end = part_last & last_block if name == "k0" else left[name] <= taken[name]
-            m.d.comb += [last[name].eq(at_end), advance[name].eq(carry & ~last[name])]
-            carry = carry & last[name]
-            with m.If(self.start | carry):
-                m.d.sync += left[name].eq(full[name])
-            with m.Elif(advance[name]):
-                m.d.sync += left[name].eq(left[name] - taken[name])
+            m.d.comb += loop[name].eq(inner & ~last[name])
+            inner &= last[name]
+            if name != "k0":
+                ends, goes_on = self.step & inner, self.step & loop[name]
+                taken = self.config.rows if name == "m" else 1
+                self._count(m, full[name], taken, last[name], self.start | ends, goes_on)
         with m.If(self.start):
             m.d.sync += self.valid.eq(1)
-        with m.Elif(carry):
+        with m.Elif(self.step & inner):
             m.d.sync += self.valid.eq(0)
         tile_end = last["k0"] & last["k1"] & last["k2"]
         m.d.comb += [
@@ -118,35 +115,54 @@ class ChunkWalker(wiring.Component):
             chunk.place.last_row_tile.eq(last["m"]),
             chunk.place.last_batch.eq(last["g"]),
         ]
-        self._address(m, advance)
+        self._address(m, loop)
         return m
 
-    def _measure(self, m: Module, left: Value, advance: Value) -> tuple[Value, Value]:
-        """The chunk's length; whether it ends its run or block, and whether that is the last."""
-        vector = self.config.vector
-        part = Signal(COUNT_BITS)
-        part_last = Signal()
-        last_block = Signal(init=1)
-        m.d.comb += part.eq(left)
-        if self.config.blocks:
-            position = Signal(range(BLOCK))
-            with m.If(advance):
-                m.d.sync += position.eq(position + self.chunk.length)
-            with m.Elif(self.start | self.step):
-                m.d.sync += position.eq(0)
-            m.d.comb += last_block.eq(~self.blocks | (left <= BLOCK - position))
-            with m.If(~last_block):
-                m.d.comb += part.eq(BLOCK - position)
-        m.d.comb += part_last.eq(part <= vector)
-        with m.If(part_last):
-            m.d.comb += self.chunk.length.eq(part)
-        with m.Elif(part < vector + vector // 2):
-            m.d.comb += self.chunk.length.eq(vector // 2)
-        with m.Else():
-            m.d.comb += self.chunk.length.eq(vector)
-        return part_last, last_block
+    def _count(
+        self, m: Module, full: Value, taken: int, last: Signal, load: Value, goes_on: Value
+    ) -> None:
+        """Count a loop down; ``last`` is a register, found as the count changes."""
+        left = Signal(COUNT_BITS, name=last.name.replace("last", "left"))
+        with m.If(load):
+            m.d.sync += [left.eq(full), last.eq(full <= taken)]
+        with m.Elif(goes_on):
+            m.d.sync += [left.eq(left - taken), last.eq(left <= 2 * taken)]
 
-    def _address(self, m: Module, advance: dict[str, Value]) -> None:
+    def _measure(self, m: Module, last: Signal) -> tuple[Value, Value]:
+        """The chunk's length; whether it ends its run or block, and whether that is the last."""
+        layout = data.StructLayout(
+            {"length": self.chunk.length.shape(), "part_last": 1, "last_block": 1}
+        )
+        left, following = Signal(COUNT_BITS), Signal(COUNT_BITS)
+        position, moved = Signal(range(BLOCK)), Signal(range(BLOCK))
+        run, rest, cut = (Signal(layout, name=name) for name in ("run", "rest", "cut"))
+        m.d.comb += [following.eq(left - cut.length), moved.eq(position + cut.length)]
+        self._cut(m, run, self.registers.k0, Const(0))
+        self._cut(m, rest, following, moved)
+        with m.If(self.start | (self.step & last)):
+            m.d.sync += [left.eq(self.registers.k0), position.eq(0), cut.eq(run)]
+        with m.Elif(self.step):
+            m.d.sync += [left.eq(following), position.eq(moved), cut.eq(rest)]
+        m.d.comb += [self.chunk.length.eq(cut.length), last.eq(cut.part_last & cut.last_block)]
+        return cut.part_last, cut.last_block
+
+    def _cut(self, m: Module, o: data.View, left: Value, position: Value) -> None:
+        """The first chunk of what is left of a run, so far into a block."""
+        vector, part = self.config.vector, Signal(COUNT_BITS, name=f"{o.as_value().name}_part")
+        m.d.comb += [part.eq(left), o.last_block.eq(1)]
+        if self.config.blocks:
+            m.d.comb += o.last_block.eq(~self.blocks | (left <= BLOCK - position))
+            with m.If(~o.last_block):
+                m.d.comb += part.eq(BLOCK - position)
+        m.d.comb += o.part_last.eq(part <= vector)
+        with m.If(o.part_last):
+            m.d.comb += o.length.eq(part)
+        with m.Elif(part < vector + vector // 2):
+            m.d.comb += o.length.eq(vector // 2)
+        with m.Else():
+            m.d.comb += o.length.eq(vector)
+
+    def _address(self, m: Module, loop: dict[str, Value]) -> None:
         """Both sides' addresses. A chunk that is not its run's last has V or V / 2 slices."""
         registers, chunk, vector = self.registers, self.chunk, self.config.vector
         half, shift = chunk.length < vector, vector.bit_length() - 1
@@ -165,16 +181,17 @@ class ChunkWalker(wiring.Component):
             m.d.comb += [
                 nest.load.eq(self.start),
                 nest.base.eq(registers[f"{side}_base"]),
-                nest.step.eq(Cat(advance[name] for name in LEVELS)),
+                nest.step.eq(self.step),
+                nest.loop.eq(Cat(loop[name] for name in LEVELS)),
                 chunk[f"{side}_address"].eq(nest.address),
             ]
             m.d.comb += [nest.strides[i].eq(own[name]) for i, name in enumerate(LEVELS)]
         run_start = Signal()
         with m.If(self.start | self.step):
-            m.d.sync += run_start.eq(self.start | ~advance["k0"])
+            m.d.sync += run_start.eq(self.start | ~loop["k0"])
         with m.If(b_mode == BMode.IDENTITY):
             m.d.comb += chunk.b_address.eq(Mux(run_start, 0, vector // 2))
-        with m.If(advance["k1"]):
+        with m.If(self.step & loop["k1"]):
             m.d.sync += chunk.later.eq(1)
-        with m.Elif(self.start | (self.step & ~advance["k0"])):
+        with m.Elif(self.start | (self.step & ~loop["k0"])):
             m.d.sync += chunk.later.eq(0)

@@ -60,14 +60,14 @@ class TileWalker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         registers, place, tile = self.registers, self.place, self.tile
-        tile_end = self.step & place.last_block
-        row_tile_end = tile_end & place.last_column_tile
-        batch_end = row_tile_end & place.last_row_tile
-        step = Cat(
-            batch_end & ~place.last_batch,
-            row_tile_end & ~place.last_row_tile,
-            tile_end & ~place.last_column_tile,
-            self.step & ~place.last_block,
+        ends_row_tile = place.last_block & place.last_column_tile
+        ends_batch = ends_row_tile & place.last_row_tile
+        tile_end, batch_end = self.step & place.last_block, self.step & ends_batch
+        loop = Cat(
+            ends_batch & ~place.last_batch,
+            ends_row_tile & ~place.last_row_tile,
+            place.last_block & ~place.last_column_tile,
+            ~place.last_block,
         )
         rows_left = Signal(COUNT_BITS)
         batch_start = Signal()
@@ -89,10 +89,10 @@ class TileWalker(wiring.Component):
             tile.last_block.eq(place.last_block),
             tile.last.eq(place.as_value().all()),
         ]
-        self._walk(m, step)
+        self._walk(m, loop)
         return m
 
-    def _walk(self, m: Module, step: Value) -> None:
+    def _walk(self, m: Module, loop: Value) -> None:
         """The two parameter entries and the address of the output."""
         registers, tile = self.registers, self.tile
         block_count = Signal(len(tile.row_entry))
@@ -104,14 +104,14 @@ class TileWalker(wiring.Component):
             (block_count << bit for bit in range(rows.bit_length()) if rows >> bit & 1), Const(0)
         )
         # Entries of column parameters follow each other from block to block and tile to tile.
-        column_step = Cat(step[0], step[1], Const(0, 1), step[2] | step[3])
+        column_loop = Cat(loop[0], loop[1], Const(0, 1), loop[2] | loop[3])
         column_strides = (registers.p_column_g, 0, 0, 1)
         row_strides = (registers.p_row_g, tile_rows, 0, 1)
         offset_strides = (registers.o_g, 0, registers.o_n, 0)
         for field, entries, base, strides, levels in (
-            ("column_entry", self.config.parameters, "p_column", column_strides, column_step),
-            ("row_entry", self.config.row_parameters, "p_row", row_strides, step),
-            ("offset", self.config.memory_words, "o_base", offset_strides, step),
+            ("column_entry", self.config.parameters, "p_column", column_strides, column_loop),
+            ("row_entry", self.config.row_parameters, "p_row", row_strides, loop),
+            ("offset", self.config.memory_words, "o_base", offset_strides, loop),
         ):
             if entries == 1:
                 continue  # its index is 0
@@ -119,7 +119,8 @@ class TileWalker(wiring.Component):
             m.d.comb += [
                 nest.load.eq(self.start),
                 nest.base.eq(registers[base]),
-                nest.step.eq(levels),
+                nest.step.eq(self.step),
+                nest.loop.eq(levels),
                 tile[field].eq(nest.address),
             ]
             m.d.comb += [nest.strides[i].eq(stride) for i, stride in enumerate(strides)]
