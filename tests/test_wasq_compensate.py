@@ -9,7 +9,7 @@ from torch import nn
 from sw.format import SFx
 from sw.models.llama import Llama, LlamaConfig
 from sw.wasq import sequential
-from sw.wasq.compensate import CompensateOptions, compensate, damped, output_error
+from sw.wasq.compensate import CompensateOptions, _sweep, compensate, factored, output_error
 from sw.wasq.config import LayerConfig, SFConfig
 from sw.wasq.exact import quantize_activation
 from sw.wasq.grid import round_activations, round_weights, snap
@@ -96,7 +96,9 @@ def test_refinement_never_errs_more() -> None:
     x = correlated(400, 96)
     weight = torch.randn(16, 96, generator=torch.Generator().manual_seed(4)) * 0.3
     moments = moments_of(x, config)
-    hessian, _ = damped(moments.hessian, 0.01)
+    solver = factored(moments.hessian, 0.01)
+    hessian = torch.empty_like(solver.hessian)
+    hessian[solver.order[:, None], solver.order] = solver.hessian
     errors = [
         output_error(
             weight, compensate(weight, config, moments, CompensateOptions(passes=n)), hessian
@@ -235,3 +237,31 @@ def test_mistakes_are_one_sentence() -> None:
             compensate_model(tiny(), SFConfig(), tokens)
     with pytest.raises(ValueError, match="at least one batch"):
         gather(tiny(), targets(tiny(), SFConfig()), [])
+
+
+def test_the_factor_is_of_the_inverse() -> None:
+    x = correlated(700, 300)
+    solver = factored((x.T @ x).double(), 0.01, 32)
+    inverse = solver.factor.T @ solver.factor
+    error = inverse @ solver.hessian - torch.eye(300, dtype=torch.float64)
+    assert float(error.abs().max()) < 1e-9
+    assert torch.equal(solver.factor.triu(), solver.factor)
+    assert sorted(solver.order.tolist()) == list(range(300))
+    assert solver.parts[-1][1] == 300
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("form", [SFx(4), SFx(4, unity=False), SFx(8)])
+def test_columns_in_one_kernel_are_those_in_turn(form: SFx) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count in (17, 32, 64):
+        x = torch.randn(300, count, generator=generator)
+        factor = torch.linalg.cholesky(torch.linalg.inv(x.T @ x), upper=True)
+        columns = torch.randn(3, 50, count, generator=generator) * 3
+        units = torch.full((3, 50, 1), 0.5)
+        values, errors = _sweep(columns.clone(), factor, units, form)
+        fast = _sweep(columns.cuda(), factor.cuda(), units.cuda(), form)
+        same = (fast[0].cpu() == values).all(-1)
+        # A sum that lies within a rounding error of a tie may fall either way, and what follows it.
+        assert float(same.float().mean()) > 0.99
+        torch.testing.assert_close(fast[1].cpu()[same], errors[same], rtol=1e-3, atol=1e-4)

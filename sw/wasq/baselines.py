@@ -91,8 +91,8 @@ def compensate_integers(
     weight: torch.Tensor, config: IntegerConfig, moments: Moments, damping: float = 0.01
 ) -> torch.Tensor:
     """GPTQ onto integers with the static scales of plain rounding: dequantized ``[N, K]``."""
-    hessian, inverse = gptq.damped(moments.hessian, damping)
-    solver = gptq.ordered(hessian, inverse, None)
+    solver = gptq.factored(moments.hessian, damping)
+    factor = solver.factor.float()
     form = SFx(max(config.weights, 3), unity=False)
     if config.weights < 3:
         raise ValueError(f"bits must be at least 3 to be compensated, not {config.weights}")
@@ -102,8 +102,8 @@ def compensate_integers(
     for i in range(work.shape[1]):
         units = step[:, i]
         values[:, i] = snap(work[:, i] / units, form) * units
-        error = (work[:, i] - values[:, i]) / solver.factor[i, i]
-        work[:, i + 1 :].addr_(error, solver.factor[i, i + 1 :], alpha=-1)
+        error = (work[:, i] - values[:, i]) / factor[i, i]
+        work[:, i + 1 :].addr_(error, factor[i, i + 1 :], alpha=-1)
     result = torch.empty_like(values)
     result[:, solver.order] = values
     return result

@@ -10,7 +10,7 @@ blocks refine the words afterwards, each no worse than before (block coordinate 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,11 +20,15 @@ from sw.scale import BLOCK, MAX_SPREAD
 from sw.tensor import encode, expand_blocks
 from sw.wasq.config import LayerConfig
 from sw.wasq.grid import largest_exponent, snap, unit
+from sw.wasq.rounding_triton import is_available
 from sw.wasq.statistics import Moments
+from sw.wasq.sweep_triton import MOST_COLUMNS, sweep_columns
 from sw.wasq.weights import QuantizedWeight, weight_exponents
 
 #: Columns that are updated together where no block scales say otherwise.
 _LAZY = 64
+#: Below it a triangular matrix is inverted by substitution.
+_LEAF = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,25 @@ class CompensateOptions:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)!r}")
 
 
-class _Solver(NamedTuple):
-    """Columns in the order of their turn; ``parts`` are first and last column of each block."""
+class Solver(NamedTuple):
+    """Columns in the order of their turn, float64; ``parts`` are where blocks begin and end.
+
+    ``factor`` is the upper U of ``H^-1 = U^T U``.
+    """
 
     hessian: torch.Tensor
     factor: torch.Tensor
     order: torch.Tensor
     parts: list[tuple[int, int]]
+
+
+class _Own(NamedTuple):
+    """Of a block's own part of the Hessian: its lower factor, float32; its inverse, float64; and
+    the upper factor of that, float32."""
+
+    lower: torch.Tensor
+    inverse: torch.Tensor
+    upper: torch.Tensor
 
 
 def compensate(
@@ -97,11 +113,11 @@ def compensate(
     if moments.rows == 0:
         raise ValueError(f"{name} must have inputs to be compensated on, not none")
     weight = weight.detach().float()
-    hessian, inverse = damped(moments.hessian, options.damping)
-    target = wanted_weight(weight, moments, inverse, options)
     by_block = config.weight_scale == "block"
-    solver = ordered(hessian, inverse, BLOCK if by_block else None)
-    start = weight_exponents(weight, config, name)
+    solver = factored(moments.hessian, options.damping, BLOCK if by_block else None)
+    target = wanted_weight(weight, moments, solver, options)
+    # What they are is chosen below; this tells their shape, and refuses what is not finite.
+    start = weight_exponents(weight, replace(config, weight_rule="maximum"), name)
     if by_block:
         values, chosen = _blocks(target, solver, start, form, options)
     else:
@@ -111,40 +127,79 @@ def compensate(
     return QuantizedWeight(words, chosen, form, config.weight_scale)
 
 
-def damped(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A Hessian that can be inverted, and its inverse, float64.
+def factored(hessian: torch.Tensor, damping: float, block: int | None = None) -> Solver:
+    """A Hessian's damped form in the order of its columns' turn, and the factor of its inverse.
 
-    Inputs that are always zero get a diagonal of 1.
+    Inputs that are always zero get a diagonal of 1. The order is by the diagonal, largest first;
+    with ``block``, whole blocks by their mean, which stay together.
     """
     hessian = hessian.double().clone()
     diagonal = hessian.diagonal()
     mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
     diagonal[diagonal == 0] = 1
+    order, sizes = _order(diagonal, block)
+    hessian = hessian[order][:, order]
     extra = max(damping, 1e-9)
     while True:
         tried = hessian.clone()
         tried.diagonal().add_(extra * mean)
-        factor, failed = torch.linalg.cholesky_ex(tried)
+        # H = F F^T with F upper, from the factor of H turned about: then H^-1 = F^-T F^-1.
+        turned, failed = torch.linalg.cholesky_ex(tried.flip(0, 1))
         if not int(failed):
-            inverse = torch.cholesky_inverse(factor)
-            if bool(torch.isfinite(inverse).all()):
-                return tried, inverse
+            factor = _inverse_of_upper(turned.flip(0, 1))
+            if bool(torch.isfinite(factor).all()):
+                ends = torch.tensor(sizes).cumsum(0).tolist()
+                parts = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+                return Solver(tried, factor, order, parts)
         extra *= 10
 
 
+def _order(diagonal: torch.Tensor, block: int | None) -> tuple[torch.Tensor, list[int]]:
+    """Columns in the order of their turn, and how many belong together."""
+    terms = len(diagonal)
+    if block is None:
+        order = torch.argsort(diagonal, descending=True, stable=True)
+        return order, [min(_LAZY, terms - first) for first in range(0, terms, _LAZY)]
+    parts = torch.split(diagonal, block)
+    means = torch.stack([part.mean() for part in parts]).tolist()
+    ranked = sorted(range(len(parts)), key=lambda b: -means[b])
+    inner = [torch.argsort(parts[b], descending=True, stable=True) + b * block for b in ranked]
+    return torch.cat(inner), [len(p) for p in inner]
+
+
+def _inverse_of_upper(matrix: torch.Tensor) -> torch.Tensor:
+    """The inverse of an upper triangular matrix, by halves: mostly matrix products."""
+    size = len(matrix)
+    if size <= _LEAF:
+        one = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        solved: torch.Tensor = torch.linalg.solve_triangular(matrix, one, upper=True)
+        return solved
+    half = size // 2
+    result = torch.zeros_like(matrix)
+    result[:half, :half] = first = _inverse_of_upper(matrix[:half, :half])
+    result[half:, half:] = last = _inverse_of_upper(matrix[half:, half:])
+    result[:half, half:] = -(first @ matrix[:half, half:]) @ last
+    return result
+
+
 def wanted_weight(
-    weight: torch.Tensor, moments: Moments, inverse: torch.Tensor, options: CompensateOptions
+    weight: torch.Tensor, moments: Moments, solver: Solver, options: CompensateOptions
 ) -> torch.Tensor:
     """The float weight that gives the float model's outputs from the quantized inputs, float32.
 
     Ridge regression toward the weight itself: ``W + (W drift + residual) H^-1``.
     """
+    residual = moments.residual if options.residual else None
+    if moments.drift is None and residual is None:
+        return weight
     extra = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
     if moments.drift is not None:
         extra += weight.double() @ moments.drift
-    if moments.residual is not None and options.residual:
-        extra += moments.residual
-    return (weight.double() + options.correction * extra @ inverse).float()
+    if residual is not None:
+        extra += residual
+    solved = torch.empty_like(extra)
+    solved[:, solver.order] = extra[:, solver.order] @ solver.factor.T @ solver.factor
+    return (weight.double() + options.correction * solved).float()
 
 
 def output_error(
@@ -154,25 +209,6 @@ def output_error(
     values = quantized if isinstance(quantized, torch.Tensor) else quantized.dequantize()
     difference = (weight - values).double()
     return float(((difference @ hessian.double()) * difference).sum())
-
-
-def ordered(hessian: torch.Tensor, inverse: torch.Tensor, block: int | None) -> _Solver:
-    """The order: by the diagonal, largest first; whole blocks by their mean where they stay."""
-    diagonal = hessian.diagonal()
-    terms = len(diagonal)
-    if block is None:
-        order = torch.argsort(diagonal, descending=True, stable=True)
-        sizes = [min(_LAZY, terms - first) for first in range(0, terms, _LAZY)]
-    else:
-        parts = torch.split(diagonal, block)
-        ranked = sorted(range(len(parts)), key=[-float(p.mean()) for p in parts].__getitem__)
-        inner = [torch.argsort(parts[b], descending=True, stable=True) + b * block for b in ranked]
-        order, sizes = torch.cat(inner), [len(p) for p in inner]
-    ordered = inverse[order][:, order]
-    factor = _upper(ordered)
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    parts_ = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    return _Solver(hessian[order][:, order].float(), factor, order, parts_)
 
 
 def _upper(inverse: torch.Tensor) -> torch.Tensor:
@@ -207,11 +243,14 @@ def _sweep(
     values, errors : torch.Tensor of float32 ``[..., n]``
         Errors divided by the factor's diagonal.
     """
+    scaled = factor / factor.diagonal()[:, None]
+    if columns.is_cuda and is_available() and columns.shape[-1] <= MOST_COLUMNS:
+        found, lost = sweep_columns(columns / units, scaled, form)
+        return found * units, lost / factor.diagonal() * units
     # Columns lie along the first dimension here, so that each is contiguous.
     work = (columns / units).movedim(-1, 0).contiguous()
     values = torch.empty_like(work)
     errors = torch.empty_like(work)
-    scaled = factor / factor.diagonal()[:, None]
     for i in range(len(work)):
         values[i] = snap(work[i], form)
         errors[i] = work[i] - values[i]
@@ -224,13 +263,13 @@ def _sweep(
 
 def _blocks(
     target: torch.Tensor,
-    solver: _Solver,
+    solver: Solver,
     start: torch.Tensor,
     form: SFx,
     options: CompensateOptions,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Values and exponents with a choice of exponents per block, as its turn comes."""
-    order, factor = solver.order, solver.factor
+    order, factor = solver.order, solver.factor.float()
     work = target[:, order].clone()
     values = torch.empty_like(work)
     chosen = start.clone()
@@ -253,21 +292,22 @@ def _blocks(
         if last < work.shape[1]:
             work[:, last:].addmm_(errors[best, rows], factor[first:last, last:], alpha=-1)
     wanted = target[:, order]
+    factors = _own(solver) if options.passes else []
     for _ in range(options.passes):
-        _refine(wanted, values, chosen, solver, form, (1, 0, -1), top)
+        _refine(wanted, values, chosen, solver, factors, form, (1, 0, -1), top)
     return _in_place(values, order), chosen
 
 
 def _whole(
     target: torch.Tensor,
-    solver: _Solver,
+    solver: Solver,
     start: torch.Tensor,
     form: SFx,
     options: CompensateOptions,
     scale: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Values and exponents where a whole row or tensor shares one: each choice is tried."""
-    order, factor = solver.order, solver.factor
+    order, factor = solver.order, solver.factor.float()
     largest = target.abs().amax(-1, keepdim=True) if scale == "channel" else target.abs().amax()
     highest = torch.zeros_like(start) if scale == "none" else largest_exponent(largest, form)
     steps = 1 if scale == "none" else options.exponents
@@ -289,16 +329,35 @@ def _whole(
     else:
         number = int(loss.sum(-1).argmin())
         kept, chosen = values[number].clone(), tried[number]
+    own = _own(solver) if options.passes else []
     for _ in range(options.passes):
-        _refine(target[:, order], kept, chosen, solver, form, (0,), None)
+        _refine(target[:, order], kept, chosen, solver, own, form, (0,), None)
     return _in_place(kept, order), chosen
+
+
+def _own(solver: Solver) -> list[_Own]:
+    """For every block; those of one size, which are all but the last, in one go."""
+    size = solver.parts[0][1] - solver.parts[0][0]
+    found: list[_Own] = []
+    alike = [part for part in solver.parts if part[1] - part[0] == size]
+    others = [part for part in solver.parts if part[1] - part[0] != size]
+    for parts in (alike, *([part] for part in others)):
+        hessians = torch.stack([solver.hessian[a:b, a:b] for a, b in parts])
+        lower = torch.linalg.cholesky(hessians)
+        inverse = torch.cholesky_inverse(lower)
+        upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+        whole = upper.float() if not bool(failed.any()) else torch.stack([*map(_upper, inverse)])
+        found += map(_Own, lower.float(), inverse, whole)
+    order = {part: own for part, own in zip([*alike, *others], found, strict=True)}
+    return [order[part] for part in solver.parts]
 
 
 def _refine(
     wanted: torch.Tensor,
     values: torch.Tensor,
     chosen: torch.Tensor,
-    solver: _Solver,
+    solver: Solver,
+    own: list[_Own],
     form: SFx,
     steps: tuple[int, ...],
     top: torch.Tensor | None,
@@ -308,13 +367,10 @@ def _refine(
     ``values`` and, with more steps than one, ``chosen`` are changed in place. ``top``: the largest
     exponent that a row may have.
     """
-    hessian = solver.hessian
+    hessian = solver.hessian.float()
     rows = torch.arange(len(values), device=values.device)
     gradient = (values - wanted) @ hessian
-    for first, last in solver.parts:
-        own = hessian[first:last, first:last]
-        lower = torch.linalg.cholesky(own.double())
-        inverse = torch.cholesky_inverse(lower)
+    for (first, last), (lower, inverse, upper) in zip(solver.parts, own, strict=True):
         before = values[:, first:last]
         centre = before - (gradient[:, first:last].double() @ inverse).float()
         block = int(solver.order[first]) // BLOCK
@@ -324,9 +380,9 @@ def _refine(
             tried = torch.maximum(torch.minimum(tried, top), top - MAX_SPREAD)
         units = unit(tried, form)[..., None]
         copies = centre.expand(len(tried), -1, -1).clone()
-        rounded, _ = _sweep(copies, _upper(inverse), units, form)
+        rounded, _ = _sweep(copies, upper, units, form)
         every = torch.cat([before[None], rounded])
-        loss = ((every - centre) @ lower.float()).square().sum(-1)
+        loss = ((every - centre) @ lower).square().sum(-1)
         best = loss.argmin(0)  # the first of equals: nothing changes without a gain
         picked = every[best, rows]
         if top is not None:
