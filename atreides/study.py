@@ -21,6 +21,7 @@ KINDS: Final[Mapping[str, Callable[[Job], None]]] = MappingProxyType(
         "formats": study_kinds.formats,
         "scaling": study_kinds.scaling,
         "train-model": study_kinds.train_model,
+        "write-text": study_kinds.write_text,
     }
 )
 
@@ -45,7 +46,8 @@ def study(
     ] = "wikitext-2:raw-test",
     window: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens of a window.")] = 512,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most windows of the text.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Most windows; of write-text: how many."),
     ] = None,
     contexts: Annotated[
         str, typer.Option(metavar="N,N..", help="Of scaling: tokens that healing sees at once.")
@@ -75,7 +77,10 @@ def study(
 
     `atreides study train-model 1m --device cuda` trains a model of a million parameters;
 
-    `atreides study scaling build/models/1m build/models/5m` fits perplexity by context and bits.
+    `atreides study scaling build/models/1m build/models/5m` fits perplexity by context and bits;
+
+    `atreides study write-text smollm2-135m --limit 4096 -o build/text` lets a model write so many
+    windows, for --generated.
 
     Ctrl-C loses at most the row at hand. Exit status 2 for a mistake of yours.
     """

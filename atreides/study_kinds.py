@@ -20,6 +20,7 @@ from atreides.report import Folder
 from sw.wasq import inhouse
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import load_corpus
+from sw.wasq.generated import generate_corpus
 from sw.wasq.language import LanguageModel, load_language
 from sw.wasq.studies import activation as activation_study
 from sw.wasq.studies import distribution as distribution_study
@@ -32,6 +33,9 @@ from sw.wasq.studies.sources import SOURCES, load_source
 Row = Mapping[str, Any]
 #: Windows of real text that the activation study looks at.
 _LOOKED_AT: Final = 16
+#: Windows that write-text makes if not told how many, and at once on a GPU.
+_WRITTEN: Final = 512
+_WRITTEN_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +238,29 @@ def train_model(job: Job) -> None:
             + ("" if trained.finished else "; not finished: call again to go on"),
             highlight=False,
         )
+
+
+def write_text(job: Job) -> None:
+    """Let models write, for others to learn from: NAME.txt, and its tokens beside."""
+    folder = Folder(job.output)
+    for name in job.named():
+        model = job.load(name)
+        count = job.limit or _WRITTEN
+        place = folder.path / f"{Path(model.name).name}.safetensors"
+        with Progress(console=job.console) as bar:
+            task = bar.add_task(model.name, total=count)
+            corpus = generate_corpus(
+                model,
+                count * job.window,
+                job.window,
+                seed=job.seed,
+                batch=_WRITTEN_AT_ONCE if job.device != "cpu" else _WRITTEN_AT_ONCE // 16,
+                path=place,
+                progress=lambda done, total, task=task: bar.update(task, completed=done),
+            )
+        parts = corpus.tokens.reshape(-1, job.window).tolist()
+        folder.write(f"{place.stem}.txt", "\n\n".join(map(model.tokenizer.decode, parts)) + "\n")
+        job.console.print(f"{place.with_suffix('.txt')}: {len(corpus):,} tokens", highlight=False)
 
 
 def law_of(rows: Sequence[Row]) -> scaling_fit.Law | None:

@@ -34,6 +34,7 @@ from sw.wasq.stacks import StackOptions
 from sw.wasq.vanilla import mxint
 
 OUTPUT: Final = Path("build/bench")
+_WINDOW: Final = 2048
 BLOCK: Final[dict[str, Any]] = {"weight_scale": "block", "activation_scale": "block"}
 #: What the targets are stated for: linear layers but the head, exact sums, products in float.
 CONFIGS: Final = {
@@ -60,7 +61,7 @@ METHODS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         for name in ("w4a16 block/token", "w4a8 block/token")
     },
 }
-LEARNED: Final = StackOptions(opt=OptOptions(steps=200), distil=DistilOptions(steps=1000))
+LEARNED: Final = StackOptions(opt=OptOptions(steps=100), distil=DistilOptions(steps=500))
 
 
 def specs() -> list[Spec]:
@@ -101,7 +102,7 @@ def calibration(language: LanguageModel, tokens: int, folder: Path) -> list[Corp
         return [*texts, read_corpus(place)]
     place.parent.mkdir(parents=True, exist_ok=True)
     length = min(512, language.context)
-    return [*texts, generate_corpus(language, tokens, length, batch=256, path=place)]
+    return [*texts, generate_corpus(language, tokens, length, batch=512, path=place)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", default="*", metavar="PATTERN", help="names, as fnmatch has them")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--text", default="wikitext-2:raw-test", metavar="TEXT")
-    parser.add_argument("--window", type=count, default=2048)
+    parser.add_argument("--window", type=count, default=_WINDOW)
     parser.add_argument("--limit", type=count, help="first windows alone")
     parser.add_argument("--sequences", type=count, default=128, help="of calibration, of 512")
     parser.add_argument("--generated", type=int, default=1 << 18, help="tokens the model writes")
@@ -127,7 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         language = load_language(options.model, options.device)
         name = f"{Path(language.name).name}-{language.sha256[:8]}"
-        part = f"-{options.limit}" if options.limit else ""  # other rows than those of the whole
+        # Other rows than those of the whole text at the usual window.
+        part = f"-window-{options.window}" if options.window != _WINDOW else ""
+        part += f"-{options.limit}" if options.limit else ""
         folder = OUTPUT / "wasq_language" / f"{name}{part}"
         texts = calibration(language, options.generated, OUTPUT / "wasq_language")
         setting = Setting(
