@@ -188,6 +188,57 @@ class Link(wiring.Component):
                 m.d.sync += state.eq(State.WAIT)
 
 
+class ServedMachine(wiring.Component):
+    """The machine with the link's streams of bytes for a host.
+
+    Parameters
+    ----------
+    greeting : Greeting
+        Of the machine.
+    target, patience
+        See LinkedMachine.
+
+    Members
+    -------
+    i : In(stream of 8), o : Out(stream of 8)
+        Bytes of the line; ``i`` never waits.
+    busy, greeted : Out(1)
+        As in LinkedMachine.
+    """
+
+    latency = None  # depends on requests
+
+    def __init__(
+        self, greeting: Greeting, target: str = "generic", patience: int = DEFAULT_PATIENCE
+    ) -> None:
+        self.greeting, self.target, self.patience = greeting, target, patience
+        super().__init__(
+            {
+                "i": In(stream.Signature(8, always_ready=True)),
+                "o": Out(stream.Signature(8)),
+                "busy": Out(1),
+                "greeted": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        reset = Signal()
+        machine = Atreides(self.greeting.config, self.target)
+        m.submodules.machine = ResetInserter(reset)(machine)
+        m.submodules.link = link = Link(self.greeting, self.patience)
+        connect(m, flipped(self.i), link.i)
+        connect(m, link.o, flipped(self.o))
+        for name in ("instructions", "host", "results", "status"):
+            connect(m, getattr(link, name), getattr(machine, name))
+        m.d.comb += [
+            reset.eq(link.reset),
+            self.busy.eq(machine.busy),
+            self.greeted.eq(link.greeted),
+        ]
+        return m
+
+
 class LinkedMachine(wiring.Component):
     """The machine with a serial line for a host.
 
@@ -238,21 +289,15 @@ class LinkedMachine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        reset = Signal()
-        machine = Atreides(self.greeting.config, self.target)
-        m.submodules.machine = ResetInserter(reset)(machine)
-        m.submodules.link = link = Link(self.greeting, self.patience)
+        m.submodules.machine = machine = ServedMachine(self.greeting, self.target, self.patience)
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        connect(m, receiver.o, link.i)
-        connect(m, link.o, transmitter.i)
-        for name in ("instructions", "host", "results", "status"):
-            connect(m, getattr(link, name), getattr(machine, name))
+        connect(m, receiver.o, machine.i)
+        connect(m, machine.o, transmitter.i)
         m.d.comb += [
-            reset.eq(link.reset),
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),
             self.busy.eq(machine.busy),
-            self.greeted.eq(link.greeted),
+            self.greeted.eq(machine.greeted),
         ]
         return m

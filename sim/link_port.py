@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
+from amaranth.lib import wiring
+
 from hw.emit import emit
 from hw.link import LinkedMachine
 from hw.multiplier import AUTO, OPERATOR
@@ -40,6 +42,8 @@ class SimulatedPort:
         See hw.link.Link.
     divisor : int
         Cycles per bit.
+    top : wiring.Component, optional
+        What to simulate instead, with the same line: something around a machine.
 
     Raises
     ------
@@ -54,14 +58,15 @@ class SimulatedPort:
         limit: int = DEFAULT_LIMIT,
         patience: int = DEFAULT_PATIENCE,
         divisor: int = DIVISOR,
+        top: wiring.Component | None = None,
     ) -> None:
         self.name = "the simulated line"
         self.cycles = 0
         if config.multiplier == AUTO:  # as sim.machine_design has it
             config = replace(config, multiplier=OPERATOR)
-        top = LinkedMachine(
-            config, divisor, clock=CLOCK, build=identity(config), limit=limit, patience=patience
-        )
+        if top is None:
+            sizes = {"limit": limit, "patience": patience}
+            top = LinkedMachine(config, divisor, clock=CLOCK, build=identity(config), **sizes)
         design = Design(emit(top, TOP), Ports(None, {}))  # type: ignore[arg-type]
         self.process = subprocess.Popen(
             [str(machine_verilator.build(design, driver=DRIVER))],
