@@ -11,7 +11,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.cell import Cell
+from hw.multiplier import DSP
 from hw.operand import CONTROL, operand_layout
+from hw.packed_array import PackedCells
 from sw.format import MAX_TERMS, SFx
 
 MAX_SIDE: Final = 32
@@ -36,7 +38,8 @@ class SystolicArray(wiring.Component):
         1 to 32 each.
     max_terms : int
         K_max: slices from one ``first`` to the next.
-    multiplier : {"array", "dadda", "chain", "operator", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "dsp", "auto"}
+        With ``dsp``, neighbouring cells share a multiplier block.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
 
@@ -52,7 +55,8 @@ class SystolicArray(wiring.Component):
     ----------
     latency : int
         4 cycles, 3 of the cell and 1 at the foot of the bus; 5 with more than 16 rows, whose bus
-        has a second register.
+        has a second register. With ``dsp`` also the skew of ``hw.packed_array``: 4 at SF3, 2 at
+        SF4, 1 at SF5 to SF9.
     """
 
     def __init__(
@@ -70,6 +74,11 @@ class SystolicArray(wiring.Component):
         self.columns = columns
         self.ignored_inputs = unread_inputs(format, rows, columns)
         self.latency = Cell.latency + 1 + (rows > BUS_CELLS)
+        self.packed = None
+        if multiplier == DSP:
+            self.packed = PackedCells(format, rows, columns, max_terms, target)
+            self.latency += self.packed.skew
+            rows = 0  # no cells of its own
         self.cells = [
             [Cell(format, max_terms, multiplier, target) for _ in range(columns)]
             for _ in range(rows)
@@ -77,8 +86,8 @@ class SystolicArray(wiring.Component):
         operand = operand_layout(format)
         super().__init__(
             {
-                "a": In(operand).array(rows),
-                "control": In(CONTROL).array(rows),
+                "a": In(operand).array(self.rows),
+                "control": In(CONTROL).array(self.rows),
                 "b": In(operand).array(columns),
                 "bus": Out(signed(format.accumulator_bits(max_terms))).array(columns),
             }
@@ -86,6 +95,29 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        buses = self._pack(m, self.packed) if self.packed is not None else self._place(m)
+        for j in range(self.columns):
+            sums = [row[j] for row in buses]
+            if self.rows > BUS_CELLS:
+                parts = range(0, self.rows, BUS_CELLS)
+                sums = [self._join(m, f"part_{j}_{i}", sums[i : i + BUS_CELLS]) for i in parts]
+            foot = self._join(m, f"foot_{j}", sums)
+            for cycle in range(self.packed.foot_delay(j) if self.packed else 0):
+                foot = self._join(m, f"foot_{j}_late_{cycle}", [foot])
+            m.d.comb += self.bus[j].eq(foot)
+        return m
+
+    def _pack(self, m: Module, packed: PackedCells) -> list[list[Value]]:
+        """Cells that share blocks; the sums that leave each, by row."""
+        m.submodules.packed = packed
+        for name, lanes in (("a", self.rows), ("control", self.rows), ("b", self.columns)):
+            for lane in range(lanes):
+                m.d.comb += getattr(packed, name)[lane].eq(getattr(self, name)[lane])
+        cells = range(0, self.rows * self.columns, self.columns)
+        return [[packed.bus[start + j] for j in range(self.columns)] for start in cells]
+
+    def _place(self, m: Module) -> list[list[Value]]:
+        """Cells each with a multiplier; the sums that leave each, by row."""
         for i, row in enumerate(self.cells):
             for j, cell in enumerate(row):
                 m.submodules[f"cell_{i}_{j}"] = cell
@@ -95,13 +127,7 @@ class SystolicArray(wiring.Component):
                     cell.control.eq(left.control_next if j else self.control[i]),
                     cell.b.eq(above.b_next if i else self.b[j]),
                 ]
-        for j in range(self.columns):
-            sums = [row[j].bus for row in self.cells]
-            if self.rows > BUS_CELLS:
-                parts = range(0, self.rows, BUS_CELLS)
-                sums = [self._join(m, f"part_{j}_{i}", sums[i : i + BUS_CELLS]) for i in parts]
-            m.d.comb += self.bus[j].eq(self._join(m, f"foot_{j}", sums))
-        return m
+        return [[cell.bus for cell in row] for row in self.cells]
 
     def _join(self, m: Module, name: str, sums: list[Value]) -> Signal:
         """What is on any of the buses, 1 cycle later."""

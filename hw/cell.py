@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.accumulate import Accumulate
 from hw.operand import CONTROL, operand_layout
+from hw.packed_multiplier import GivenProduct
 from hw.product import MagnitudeProduct, unity_bypass
 from sw.format import MAX_TERMS, SFx
 
@@ -27,9 +28,13 @@ class Cell(wiring.Component):
         The format of the words behind the operands.
     max_terms : int
         K_max: products from one ``first`` to the next.
-    multiplier : {"array", "dadda", "chain", "operator", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "dsp", "auto"}
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
+    shared : bool
+        The product of the magnitudes is found outside, by what several cells share.
+    delay : int
+        Cycles that the product waits for, on top of :attr:`latency`.
 
     Members
     -------
@@ -42,6 +47,8 @@ class Cell(wiring.Component):
         The operands, 1 cycle later: to the right and down.
     control_next : Out(CONTROL)
         The control, 1 cycle later.
+    given : In(2F)
+        Where it is shared: the product of the magnitudes of ``a_next`` and ``b_next``.
     bus : Out(signed(format.accumulator_bits(max_terms)))
         For one cycle per ``last``, the sum in units of ``2**-2F``, with this cycle's product if
         ``valid``; else 0. It may start anew in the next cycle.
@@ -55,10 +62,15 @@ class Cell(wiring.Component):
         max_terms: int = MAX_TERMS,
         multiplier: str = "auto",
         target: str = "generic",
+        shared: bool = False,
+        delay: int = 0,
     ) -> None:
         self.format = format
         self.target = target
-        self.product = MagnitudeProduct(format, multiplier, target)
+        self.shared = shared
+        self.delay = delay
+        given = GivenProduct(format.fraction_bits)
+        self.product = MagnitudeProduct(format, given if shared else multiplier, target)
         width = format.accumulator_bits(max_terms)
         self.step = Accumulate(width, len(self.product.product), target)
         #: The sum: at the output only while it drains. No reset: ``first`` says where it starts.
@@ -73,6 +85,7 @@ class Cell(wiring.Component):
                 "b_next": Out(operand),
                 "control_next": Out(CONTROL),
                 "bus": Out(signed(width)),
+                **({"given": In(2 * format.fraction_bits)} if shared else {}),
             }
         )
 
@@ -90,18 +103,26 @@ class Cell(wiring.Component):
         ]
         if self.format.unity:
             self._bypass(m)
-        magnitude = Signal(len(product.product), reset_less=True)
-        sign = Signal(reset_less=True)
-        first = Signal(reset_less=True)
-        enable, last, drains = Signal(), Signal(), Signal()
-        m.d.sync += [
-            magnitude.eq(product.product),
-            sign.eq(a.sign ^ b.sign),
-            first.eq(control.first),
-            enable.eq(control.valid & (control.first | ~(a.zero | b.zero))),
-            last.eq(control.last),
-            drains.eq(last),
-        ]
+        if self.shared:
+            m.d.comb += product.multiplier.given.eq(self.given)
+        magnitude, sign, first, enable, last = found = (
+            Signal(len(product.product), name="magnitude", reset_less=True),
+            Signal(name="sign", reset_less=True),
+            Signal(name="first", reset_less=True),
+            Signal(name="enable"),
+            Signal(name="last"),
+        )
+        drains = Signal()
+        now = (
+            product.product,
+            a.sign ^ b.sign,
+            control.first,
+            control.valid & (control.first | ~(a.zero | b.zero)),
+            control.last,
+        )
+        for register, value in zip(found, now, strict=True):
+            m.d.sync += register.eq(self._wait(m, register, value))
+        m.d.sync += drains.eq(last)
         m.d.comb += [
             step.accumulator.eq(self.accumulator),
             step.magnitude.eq(magnitude),
@@ -112,6 +133,14 @@ class Cell(wiring.Component):
         with m.If(enable):
             m.d.sync += self.accumulator.eq(step.following)
         return m
+
+    def _wait(self, m: Module, like: Signal, value: Value) -> Value:
+        """The value, :attr:`delay` cycles later."""
+        for stage in range(self.delay):
+            register = Signal.like(like, name=f"{like.name}_{stage}")
+            m.d.sync += register.eq(value)
+            value = register
+        return value
 
     def _pass(self, m: Module, register: Value, source: Value) -> None:
         m.d.sync += [

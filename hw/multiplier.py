@@ -18,9 +18,13 @@ MULTIPLIERS: Final = ("array", "dadda", "chain")
 #: ``a * b`` as it is, for tools that know better.
 OPERATOR: Final = "operator"
 AUTO: Final = "auto"
-MULTIPLIER_NAMES: Final = (*MULTIPLIERS, OPERATOR, AUTO)
+#: A multiplier block of an FPGA, in an array shared by as many cells as it holds products of.
+DSP: Final = "dsp"
+MULTIPLIER_NAMES: Final = (*MULTIPLIERS, OPERATOR, DSP, AUTO)
 #: What the logic will become: plain Verilog for any tool, Lattice ECP5 or iCE40, osu018 gates.
 TARGETS: Final = ("generic", "ecp5", "ice40", "osu018")
+#: Those with multiplier blocks; ``generic`` stands for ECP5's as an operator.
+DSP_TARGETS: Final = ("generic", "ecp5", "ice40")
 MIN_WIDTH: Final = MIN_BITS - 1
 MAX_WIDTH: Final = MAX_BITS - 1
 #: Measured by ``python -m bench.hardware --write-table``, never edited.
@@ -64,8 +68,9 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
 
     Parameters
     ----------
-    name : {"array", "dadda", "chain", "operator", "auto"}
-        ``auto`` takes the measured best for ``target`` and ``width``.
+    name : {"array", "dadda", "chain", "operator", "dsp", "auto"}
+        ``auto`` takes the measured best for ``target`` and ``width`` that is made of logic:
+        ``dsp``, a block of which a device has few, is taken only where it is asked for.
     width : int
         F, 2 to 15 bits.
     target : {"generic", "ecp5", "ice40", "osu018"}
@@ -74,12 +79,13 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
     Raises
     ------
     ValueError
-        If a name, width or target is unknown.
+        If a name, width or target is unknown, or ``target`` has no blocks for ``dsp``.
     """
     from hw.array_multiplier import ArrayMultiplier  # here: they import the socket above
     from hw.chain_multiplier import ChainMultiplier
     from hw.dadda_multiplier import DaddaMultiplier
     from hw.operator_multiplier import OperatorMultiplier
+    from hw.packed_multiplier import DspMultiplier
 
     check_multiplier(name)
     check_width(width)
@@ -89,6 +95,8 @@ def make_multiplier(name: str, width: int, target: str = "generic") -> Multiplie
         name = entry[AUTO]
     if name == OPERATOR:
         return OperatorMultiplier(width)
+    if name == DSP:
+        return DspMultiplier(width, target)
     if name == "array":
         return ArrayMultiplier(width)
     if name == "dadda":

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.chain_multiplier import ChainMultiplier
-from hw.multiplier import AUTO, make_multiplier, table_entry
+from hw.multiplier import AUTO, Multiplier, make_multiplier, table_entry
 from sw.format import SFx
 
 
@@ -20,7 +20,7 @@ class MagnitudeProduct(wiring.Component):
     Parameters
     ----------
     format : SFx
-    multiplier : {"array", "dadda", "chain", "operator", "auto"}
+    multiplier : {"array", "dadda", "chain", "operator", "dsp", "auto"} or Multiplier
         The multiplier of magnitudes.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
@@ -41,10 +41,13 @@ class MagnitudeProduct(wiring.Component):
     inputs, so that the bypass costs no table and lies on no path through another adder. (Ours.)
     """
 
-    def __init__(self, format: SFx, multiplier: str = "auto", target: str = "generic") -> None:
+    def __init__(
+        self, format: SFx, multiplier: str | Multiplier = "auto", target: str = "generic"
+    ) -> None:
         width = format.fraction_bits
         self.format = format
-        self.multiplier = _make_multiplier(format, multiplier, target)
+        given = isinstance(multiplier, Multiplier)
+        self.multiplier = multiplier if given else _make_multiplier(format, multiplier, target)
         super().__init__(
             {
                 "a": In(width),

@@ -6,6 +6,7 @@ those of ``hw``. Only the machine model needs them: the hardware has no clock of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +55,9 @@ EDGE: Final = 1
 #: From row 0 and column 0 to the foot of the column; one more with a bus in two parts.
 ARRAY: Final = 4
 BUS_ROWS: Final = 16
+#: What cells add that share multiplier blocks (``dsp``), by F (``hw.packed_array``).
+SHARED: Final[Mapping[int, int]] = {2: 4, 3: 2, **dict.fromkeys(range(4, 9), 1)}
+DSP: Final = "dsp"
 #: From the foot of the last column to the word written or queued, and what options add.
 TAIL: Final = 5
 EXACT_TAIL: Final = 2
@@ -93,6 +97,8 @@ class Timing:
         """From the slice that ends a tile to its first row written or queued."""
         config = self.config
         latency = EDGE + ARRAY + (config.rows > BUS_ROWS) + config.columns - 1
+        if config.multiplier == DSP:
+            latency += SHARED.get(config.format.fraction_bits, 0)
         latency += BLOCK_TAIL * config.blocks
         if destination == Destination.EXACT:
             return latency + EXACT_TAIL

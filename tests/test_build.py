@@ -263,7 +263,7 @@ def test_published_names_and_widths_of_ports_hold() -> None:
         ("fma --rounding up", "rounding must be one of nearest, truncate, not 'up'"),
         (
             "fma --multiplier wallace",
-            "multiplier must be one of array, dadda, chain, operator, auto, not",
+            "multiplier must be one of array, dadda, chain, operator, dsp, auto, not",
         ),
         ("fma --target asic", "target must be one of generic, ecp5, ice40, osu018, not 'asic'"),
         ("multiplier --depth 4", "--depth does not apply to multiplier, which takes --bits, "),

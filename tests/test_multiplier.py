@@ -234,7 +234,7 @@ def test_the_table_chooses_for_every_width_and_its_choice_is_no_worse_than_yosys
     [
         (
             ("booth", 4),
-            "multiplier must be one of array, dadda, chain, operator, auto, not 'booth'",
+            "multiplier must be one of array, dadda, chain, operator, dsp, auto, not 'booth'",
         ),
         (("array", 16), "width must be 2 to 15, not 16"),
         (("array", 1), "width must be 2 to 15, not 1"),
