@@ -63,6 +63,7 @@ SUBCOMMANDS: Final = (
         "atreides.assemble",
         "assemble",
     ),
+    Subcommand("build", "Build a board's bitstream.", "atreides.build", "build"),
     Subcommand(
         "compile",
         "Compile a network for a machine.",
@@ -117,6 +118,7 @@ SUBCOMMANDS: Final = (
         "atreides.ppa",
         "ppa",
     ),
+    Subcommand("program", "Load a bitstream onto a board.", "atreides.program", "program"),
     Subcommand(
         "quantize",
         "Quantize a language model to Superfloat words.",

@@ -110,6 +110,10 @@ class Board:
         once the test has passed.
     uart : tuple of str
         Resources for the line's receiver and transmitter, seen from the FPGA.
+    loop_pin : bool
+        The clock comes on the pin that belongs to an iCE40's phase-locked loop.
+    pack : tuple of str
+        Options of the packer: on Gowin, pins of the configuration port that the board uses.
     """
 
     name: str
@@ -121,6 +125,8 @@ class Board:
     loader: str
     leds: tuple[str, ...]
     uart: tuple[str, str] = ("uart.0.rx", "uart.0.tx")
+    loop_pin: bool = False
+    pack: tuple[str, ...] = ()
 
     @property
     def oscillator(self) -> int:
@@ -223,6 +229,7 @@ _ROWS: Final = (
         "iCEBreaker",
         *(ICE40_UP5K, "sg48", "", "icebreaker:ICEBreakerPlatform"),
         *("ice40_generic", ("led_g.0", "led_r.0")),
+        loop_pin=True,
     ),
     Board(
         "ice40-hx8k-evn",
@@ -235,12 +242,14 @@ _ROWS: Final = (
         "Tang Nano 9k",
         *(GW1NR_9C, "GW1NR-LV9QN88PC6/I5", "", "tang_nano_9k:TangNano9kPlatform"),
         *("tangnano9k", _THREE_LEDS),
+        pack=("--sspi_as_gpio", "--mspi_as_gpio"),
     ),
     Board(
         "tang-primer-20k",
         "Tang Primer 20k on its dock",
         *(GW2A_18C, "GW2A-LV18PG256C8/I7", "", "tang_primer_20k:TangPrimer20kDockPlatform"),
         *("tangprimer20k", _THREE_LEDS),
+        pack=("--mspi_as_gpio", "--sspi_as_gpio", "--ready_as_gpio", "--done_as_gpio"),
     ),
 )
 #: Every board by its name on the command line.

