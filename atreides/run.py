@@ -73,6 +73,13 @@ def run(
     max_cycles: Annotated[
         int, typer.Option(min=1, help="Give up after these.", rich_help_panel=RTL)
     ] = 1 << 40,
+    netlist: Annotated[
+        str | None,
+        typer.Option(
+            help="Run ecp5, ice40 or osu018 cells after synthesis; icarus or verilator.",
+            rich_help_panel=PROGRAM,
+        ),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="Waveforms: .vcd, or .fst with verilator.", rich_help_panel=RTL),
@@ -128,6 +135,7 @@ def run(
         _refuse(
             f"{program} is a network",
             {"memory": memory, "dump": dump, "step": step, "break": breakpoints},
+            {"netlist": netlist},
             {"dump-registers": dump_registers},
         )
         rtl = (stalls, max_cycles, trace, trace_from, trace_to)
@@ -167,6 +175,7 @@ def run(
         dump_registers,
         port,
         baud,
+        netlist,
     )
     run_program(program, config, options)
 

@@ -54,6 +54,7 @@ class ProgramOptions:
     dump_registers: bool = False
     port: str | None = None
     baud: int = BAUD
+    netlist: str | None = None
 
 
 def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -> None:
@@ -71,6 +72,10 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
         raise typer.BadParameter(f"backend must be one of {', '.join(BACK_ENDS)}, not {backend!r}")
     debugging = options.step or bool(options.breakpoints) or options.dump_registers
     _check_combination(backend, debugging, options.stalls, trace)
+    if options.netlist is not None and backend not in ("icarus", "verilator"):
+        raise typer.BadParameter(
+            f"--netlist must have --backend icarus or verilator, not {backend!r}"
+        )
     if options.port is not None and backend != BOARD:
         raise typer.BadParameter(f"--port must have the backend board, not {backend!r}")
     try:
@@ -86,7 +91,7 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
             result = _on_board(job, options)
         else:
             window = (trace, options.trace_from, options.trace_to) if trace else None
-            result = _on_rtl(job, backend, options.stalls, options.max_cycles, window)
+            result = _on_rtl(job, backend, options, window)
     except (FileMistake, TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     if options.dump is not None:
@@ -95,6 +100,7 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
         content = {
             "program": program.name,
             "backend": backend,
+            **({"netlist": options.netlist} if options.netlist else {}),
             "config": asdict(config),
             **result.report.to_dict(),
         }
@@ -146,21 +152,28 @@ def _on_board(job: Job, options: ProgramOptions) -> Result:
 def _on_rtl(
     job: Job,
     backend: str,
-    seed: int | None,
-    limit: int,
+    options: ProgramOptions,
     window: tuple[Path, int, int] | None,
 ) -> Result:
+    from hw.synthesis import SynthesisError
     from sim.machine_backends import execute  # Amaranth and the RTL: the model needs neither
     from sim.machine_session import Stalls
     from sim.machine_trace import Trace
     from sim.runner import MissingSimulator, SimulationFailed
 
-    stalls = None if seed is None else Stalls(seed)
+    stalls = None if options.stalls is None else Stalls(options.stalls)
     trace = None if window is None else Trace(*window)
     try:
         with Console(stderr=True).status(f"running on {backend}"):
-            (result,) = execute([job], backend, stalls=stalls, limit=limit, trace=trace)
-    except (MissingSimulator, SimulationFailed, MachineFailed) as error:
+            (result,) = execute(
+                [job],
+                backend,
+                stalls=stalls,
+                limit=options.max_cycles,
+                trace=trace,
+                netlist=options.netlist,
+            )
+    except (SynthesisError, MissingSimulator, SimulationFailed, MachineFailed) as error:
         typer.echo(f"atreides: {error}", err=True)
         raise typer.Exit(FAILURE) from error
     return result

@@ -14,6 +14,7 @@ from amaranth.sim import Simulator
 
 from sim import machine_design, machine_testbench, machine_verilator
 from sim.bus import AmaranthBus
+from sim.gates import UNSET, check_netlist, netlist_design
 from sim.lanes import HARNESS, Lanes, wrap
 from sim.machine_design import TOP, Design, design
 from sim.machine_job import Job, Result
@@ -50,6 +51,7 @@ def execute(
     stalls: Stalls | None = None,
     limit: int = LIMIT,
     trace: Trace | None = None,
+    netlist: str | None = None,
 ) -> list[Result]:
     """Run jobs one after the other, each on a machine that was reset before.
 
@@ -64,6 +66,8 @@ def execute(
         Cycles that one phase of a job may last.
     trace : Trace, optional
         Waveform to write; not for the model.
+    netlist : {"ecp5", "ice40", "osu018"}, optional
+        Run what synthesis makes of the machine; Icarus and Verilator only.
 
     Returns
     -------
@@ -73,7 +77,10 @@ def execute(
     Raises
     ------
     ValueError
-        For an unknown back end, jobs of several configurations, or a trace that it cannot write.
+        For an unknown back end or netlist, jobs of several configurations, or a trace that it
+        cannot write.
+    SynthesisError
+        If the tool that makes a netlist is missing or fails.
     MissingSimulator, SimulationFailed
         From the simulator.
     MachineFailed
@@ -81,6 +88,10 @@ def execute(
     """
     if back_end not in BACK_ENDS:
         raise ValueError(f"back end must be one of {', '.join(BACK_ENDS)}, not {back_end!r}")
+    if netlist is not None:
+        check_netlist(netlist)
+        if back_end in ("model", "amaranth"):
+            raise ValueError(f"netlist must be run by a Verilog simulator, not {back_end!r}")
     if not jobs:
         return []
     config = jobs[0].config
@@ -98,8 +109,11 @@ def execute(
     if back_end == "amaranth":
         return _in_amaranth(jobs, stalls, limit, trace)
     # Icarus never ends its first time step on the form with modules, which Verilator takes.
-    made = design(config, hierarchy=trace is not None and back_end == "verilator")
-    session = Session(made.ports, jobs)
+    if netlist is not None:
+        made = netlist_design(config, netlist)
+    else:
+        made = design(config, hierarchy=trace is not None and back_end == "verilator")
+    session = Session(made.ports, jobs, unset=netlist in UNSET)
     run = _in_verilator if back_end == "verilator" else _under_cocotb
     simulator = back_end.removeprefix("cocotb-")
     return session.results(run(made, simulator, session.phases(), stalls, limit, trace))

@@ -57,7 +57,7 @@ def design(config: MachineConfig, *, hierarchy: bool = False) -> Design:
         Keep modules and the names of signals, for traces; else the one flat module of
         ``hw.build``.
     """
-    key = hashlib.sha256(f"{config!r} {hierarchy} {_sources()}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{config!r} {hierarchy} {sources()}".encode()).hexdigest()[:24]
     folder = CACHE / "machine"
     text, ports_file = folder / f"{key}.v", folder / f"{key}.json"
     if text.exists() and ports_file.exists():
@@ -84,7 +84,7 @@ def _with_hierarchy(component: wiring.Component) -> str:
     return verilog.convert(fragment, name=TOP, ports=named, emit_src=False)
 
 
-def _sources() -> str:
+def sources() -> str:
     """A hash of everything that decides what is emitted."""
     digest = hashlib.sha256()
     for path in sorted([*Path(ROOT, "hw").glob("*.py"), *Path(ROOT, "hw").glob("*.json")]):

@@ -78,15 +78,17 @@ class Session:
     ports : Ports
     jobs : sequence of Job
         All of the same configuration.
+    unset : bool
+        Whether the parameter memories hold anything at power-up, and not zeros.
     """
 
-    def __init__(self, ports: Ports, jobs: Sequence[Job]) -> None:
-        self.ports, self.jobs = ports, tuple(jobs)
+    def __init__(self, ports: Ports, jobs: Sequence[Job], *, unset: bool = False) -> None:
+        self.ports, self.jobs, self.unset = ports, tuple(jobs), unset
         self.config: MachineConfig = self.jobs[0].config
 
     def phases(self) -> list[Phase]:
         """Load, run and read back each job."""
-        known = Parameters(self.config)
+        known = None if self.unset else Parameters(self.config)
         found = []
         for job in self.jobs:
             found.append(Phase(reset=True, host=tuple(self._load(job, known))))
@@ -112,7 +114,7 @@ class Session:
         beats = iter(recording.results)
         return [self._result(status, *self._split(beats, reads)) for status in recording.statuses]
 
-    def _load(self, job: Job, known: Parameters) -> Iterator[int]:
+    def _load(self, job: Job, known: Parameters | None) -> Iterator[int]:
         columns = self.config.columns
         for start in range(0, len(job.memory), columns):
             words = job.memory[start : start + columns]
@@ -120,8 +122,8 @@ class Session:
                 yield self._write(Space.TILES, start, _join(words, self.config.bits), len(words))
         yield from self._load_parameters(job.parameters, known)
 
-    def _load_parameters(self, new: Parameters, old: Parameters) -> Iterator[int]:
-        """Write what is not there yet."""
+    def _load_parameters(self, new: Parameters, old: Parameters | None) -> Iterator[int]:
+        """Write what is not there yet: everything if nothing is known."""
         columns = ("biases", "column_shifts", "column_lifts")
         for entry, column in _changes(columns, new, old):
             data = (
@@ -134,7 +136,8 @@ class Session:
         for (entry,) in _changes(("row_shifts", "row_lifts"), new, old):
             data = int(new.row_shifts[entry]) & 0xFF | int(new.row_lifts[entry]) << SHIFT_BITS
             yield self._write(Space.ROW_PARAMETERS, entry, data)
-        for (segment,) in _changes(("starts", "slopes"), new, old):
+        table = ("starts", "slopes") if self.config.table or old is not None else ()
+        for (segment,) in _changes(table, new, old):
             yield self._write(Space.TABLE, 2 * segment, int(new.starts[segment]) & 0x1FFFF)
             yield self._write(Space.TABLE, 2 * segment + 1, int(new.slopes[segment]) & 0xFFFF)
 
@@ -203,9 +206,14 @@ class Session:
         return ResultRow(kind, tuple(values), bool(fields["last"]))
 
 
-def _changes(names: Sequence[str], new: Parameters, old: Parameters) -> Iterator[tuple[int, ...]]:
-    """Indices at which one of some arrays differs."""
-    changed = [getattr(new, name) != getattr(old, name) for name in names]
+def _changes(
+    names: Sequence[str], new: Parameters, old: Parameters | None
+) -> Iterator[tuple[int, ...]]:
+    """Indices at which one of some arrays differs; all if the old ones are not known."""
+    if not names:
+        return
+    values = [(getattr(new, name), getattr(old, name, None)) for name in names]
+    changed = [np.full(a.shape, True) if b is None else a != b for a, b in values]
     for index in np.argwhere(np.logical_or.reduce(changed)):
         yield tuple(map(int, index))
 
