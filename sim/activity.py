@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from hw.gate_costs import gate_delays
 from hw.gate_netlist import CLOCK, TOP, GateNetlist
-from hw.power import Activity, gate_delays
+from hw.power import Activity
 from hw.synthesis import run_passes
 from sim.runner import SimulationFailed, simulator_version
 

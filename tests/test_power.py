@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hw.gate_costs import gate_delays
 from hw.gate_netlist import GateNetlist, gate_netlist
-from hw.power import Activity, Power, gate_delays, power
+from hw.power import Activity, Power, power
 from hw.synthesis import LIBERTY, SynthesisError, verilog_source
 from tests.gate_library import (
     CLOCK_ENERGY,
