@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.adder import ADDERS, add_columns
+from hw.carry_count import CarryCount, kept_inverted
 from hw.product import WordProduct
 from sw.format import MAX_TERMS, SFx
+
+#: Bits up to which the counter is made of chosen cells: where the low part has the longest path by
+#: far, the mapper sees for itself that the counter need not be fast (measured).
+_PLACED_BITS: Final = 8
 
 
 class SplitMultiplyAccumulate(wiring.Component):
@@ -39,6 +46,7 @@ class SplitMultiplyAccumulate(wiring.Component):
         Where 0, the operands and ``first`` of this cycle are ignored.
     low : Out(2F + 1)
     high : Out(format.accumulator_bits(max_terms) - 2F - 1)
+        As of :class:`hw.carry_count.CarryCount`: every second bit inverted.
     carry : Out(1)
         See :class:`SplitAccumulatorValue`.
 
@@ -76,6 +84,8 @@ class SplitMultiplyAccumulate(wiring.Component):
                 "carry": Out(1),
             }
         )
+        placed = format.bits <= _PLACED_BITS
+        self.count = CarryCount(len(self.high), target if placed else "generic")
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -86,12 +96,13 @@ class SplitMultiplyAccumulate(wiring.Component):
         high = Signal(len(self.high), name="high_register", reset_less=True)
         carry = Signal(name="carry_register", reset_less=True)
         total = self._add(m, low)
-        m.d.comb += [self.low.eq(low), self.high.eq(high), self.carry.eq(carry)]
+        m.submodules.count = count = self.count
+        m.d.comb += [
+            *(self.low.eq(low), self.high.eq(high), self.carry.eq(carry)),
+            *(count.kept.eq(high), count.carry.eq(carry), count.clear.eq(self.first)),
+        ]
         with m.If(self.valid):
-            m.d.sync += [
-                Cat(low, carry).eq(total),
-                high.eq(Mux(self.first, 0, high + carry)),
-            ]
+            m.d.sync += [Cat(low, carry).eq(total), high.eq(count.following)]
         return m
 
     def _add(self, m: Module, low: Value) -> Value:
@@ -151,8 +162,9 @@ class SplitAccumulatorValue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         below = len(self.low) - 1
-        above = Cat(self.low[below], self.high)
+        high = self.high ^ kept_inverted(len(self.high))
         # x + 2c - t with one adder: bit 0 of what is added twice is free for the carry.
+        above = Cat(self.low[below], high)
         m.d.comb += self.accumulator.eq(
             Cat(self.low[:below], above + (self.carry << 1) - self.terms)
         )

@@ -27,8 +27,8 @@ from hw.synthesis import (
 )
 from hw.tops import Options
 
-#: um2 that SF16, SF8 and SF4 must not exceed for 75, 92.5 and 97 % against binary32; SF4 does.
-BOUNDS = {16: 57_154, 8: 17_146}
+#: um2 that SF16, SF8 and SF4 must not exceed for 75, 92.5 and 97 % against binary32.
+BOUNDS = {16: 57_154, 8: 17_146, 4: 6_858}
 SLOTS = Slots(30, 12, {"LUT4": 20, "CCU2C": 5, "TRELLIS_FF": 12, "DP16KD": 2, "MULT18X18D": 1})
 
 
