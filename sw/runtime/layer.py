@@ -190,6 +190,31 @@ def to_host(
     return to_binary32(sums, 2 * config.format.fraction_bits, scales, bias)
 
 
+def factors(
+    layer: Convolution | Matmul, plan: Plan, words: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a layer multiplies.
+
+    Parameters
+    ----------
+    layer : Convolution or Matmul
+    plan : Plan
+    words : mapping of str to torch.Tensor of uint8 or uint16
+        ``[n, h, w, c]`` of every tensor that the layer reads, without border.
+
+    Returns
+    -------
+    a : torch.Tensor ``[groups, M, K]``
+        Words; a convolution's patches, zeros of its border among them.
+    b : torch.Tensor ``[groups, K, N]``
+    """
+    _check_operands(layer, plan, words)
+    if isinstance(layer, Matmul):
+        return _factors(layer, words)
+    parts = list(_patches(layer, plan, words[layer.a]))
+    return torch.cat([left for left, _ in parts], dim=1), parts[0][1]
+
+
 def _check_operands(layer: Layer, plan: Plan, words: Mapping[str, torch.Tensor]) -> None:
     for name in (layer.a,) if isinstance(layer, Convolution) else (layer.a, layer.b):
         want, given = plan.tensors[name].shape, tuple(words[name].shape)
