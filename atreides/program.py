@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from atreides.board_report import read_report
 from hw.boards import Board, find_board
 
 LOADER: Final = "openFPGALoader"
@@ -54,11 +54,10 @@ def program(
 
 def _reported(bitstream: Path) -> Board:
     """The board that the report beside a bitstream names."""
-    report = bitstream.with_suffix(".json")
     try:
-        return find_board(str(json.loads(report.read_text(encoding="utf-8"))["board"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"--board must be given: {report} does not tell it") from None
+        return find_board(read_report(bitstream)["board"])
+    except ValueError as error:
+        raise ValueError(f"--board must be given: {error}") from None
 
 
 def _check(bitstream: Path, board: Board) -> None:

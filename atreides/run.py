@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from atreides.board_report import read_report
 from atreides.machine_options import machine_command
 from sw.config import MachineConfig
 from sw.link import BAUD
@@ -97,6 +98,13 @@ def run(
     baud: Annotated[
         int, typer.Option(min=1, help="Its bits per second.", rich_help_panel=BOARD)
     ] = BAUD,
+    bitstream: Annotated[
+        Path | None,
+        typer.Option(
+            help="That it must hold, made by `atreides build`; any with this machine if left.",
+            rich_help_panel=BOARD,
+        ),
+    ] = None,
     step: Annotated[
         bool,
         typer.Option("--step", help="Stop before every instruction.", rich_help_panel=DEBUGGER),
@@ -129,6 +137,7 @@ def run(
     Exit status 0; 2 for a mistake of yours or a fault of the program, after which dump and report
     are written all the same; 1 if a machine or simulator fails, or a comparison.
     """
+    build = None if bitstream is None else _build_of(bitstream)
     if program.is_dir():
         from atreides.run_model import NetworkOptions, run_network
 
@@ -148,6 +157,7 @@ def run(
             *rtl,
             port,
             baud,
+            build,
         )
         run_network(program, given, {name: getattr(config, name) for name in chosen})
         return
@@ -176,8 +186,17 @@ def run(
         port,
         baud,
         netlist,
+        build,
     )
     run_program(program, config, options)
+
+
+def _build_of(bitstream: Path) -> str:
+    """The digits that name a bitstream in a board's greeting."""
+    try:
+        return str(read_report(bitstream)["build"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _refuse(reason: str, *options: dict[str, object]) -> None:

@@ -62,6 +62,7 @@ class NetworkOptions:
     trace_to: int = 1 << 62
     port: str | None = None
     baud: int = BAUD
+    build: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +144,9 @@ def check_options(options: NetworkOptions) -> None:
         given = {"stalls": options.stalls is not None, "trace": options.trace is not None}
         for name in (name for name, there in given.items() if there):
             raise ValueError(f"--{name} must have an RTL backend, not {options.backend!r}")
-    if options.port is not None and BOARD not in (options.backend, options.check):
-        raise ValueError(f"--port must have the backend board, not {options.backend!r}")
+    for name, value in (("port", options.port), ("bitstream", options.build)):
+        if value is not None and BOARD not in (options.backend, options.check):
+            raise ValueError(f"--{name} must have the backend board, not {options.backend!r}")
     if options.trace is not None and options.backend != "verilator":
         raise ValueError(f"--trace of a network must have verilator, not {options.backend!r}")
 
@@ -154,7 +156,7 @@ def open_device(config: Any, name: str, options: NetworkOptions) -> Iterator[str
     """A back end by name: the name itself if it needs no simulator."""
     if name == BOARD:
         with Console(stderr=True).status("greeting the board"):
-            board = open_board(config, options.port, options.baud)
+            board = open_board(config, options.port, options.baud, options.build)
         yield board
         return
     if name not in RTL:

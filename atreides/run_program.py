@@ -55,6 +55,7 @@ class ProgramOptions:
     port: str | None = None
     baud: int = BAUD
     netlist: str | None = None
+    build: str | None = None
 
 
 def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -> None:
@@ -76,8 +77,9 @@ def run_program(program: Path, config: MachineConfig, options: ProgramOptions) -
         raise typer.BadParameter(
             f"--netlist must have --backend icarus or verilator, not {backend!r}"
         )
-    if options.port is not None and backend != BOARD:
-        raise typer.BadParameter(f"--port must have the backend board, not {backend!r}")
+    for name, value in (("port", options.port), ("bitstream", options.build)):
+        if value is not None and backend != BOARD:
+            raise typer.BadParameter(f"--{name} must have the backend board, not {backend!r}")
     try:
         for path in (options.dump, options.report, trace):
             check_writable(path)
@@ -137,7 +139,7 @@ def _on_model(job: Job, options: ProgramOptions) -> Result:
 
 def _on_board(job: Job, options: ProgramOptions) -> Result:
     try:
-        with open_board(job.config, options.port, options.baud) as board:
+        with open_board(job.config, options.port, options.baud, options.build) as board:
             board.write(0, job.memory)
             board.write_parameters(job.parameters)
             outcome = board.run(job.words)

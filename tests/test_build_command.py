@@ -6,19 +6,29 @@ import hashlib
 import json
 import os
 import stat
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from atreides import build as build_module
+from atreides import run_program
 from atreides.build import Job
 from atreides.cli import main
 from hw import board_flow, board_tools
-from hw.board_flow import choose_clock
+from hw.board_flow import BoardClock, Flow, choose_clock
 from hw.board_tools import DoesNotFit, FlowError, Placement, check_fit, constraints, run_tool
-from hw.boards import BOARDS
+from hw.board_top import BoardTop
+from hw.boards import BOARDS, LED_MEANINGS
+from hw.uart import UartReceiver, UartTransmitter
 from sw.config import MachineConfig
+from sw.link import Greeting
+from sw.runtime.board_device import WrongBoard
 
 #: As small as a machine gets.
 TINY = MachineConfig(
@@ -199,7 +209,7 @@ def bitstream(tmp_path: Path) -> Path:
     """A bitstream with its report."""
     path = tmp_path / "machine.bit"
     path.write_bytes(b"bits")
-    path.with_suffix(".json").write_text('{"board": "ulx3s-85f"}')
+    path.with_suffix(".json").write_text('{"board": "ulx3s-85f", "build": "c0ffee"}')
     return path
 
 
@@ -238,6 +248,30 @@ def test_what_is_no_bitstream_of_the_board_is_refused(bitstream, tmp_path, capsy
     assert empty.endswith("must be a bitstream, not empty")
 
 
+# atreides run --bitstream
+
+
+def test_a_run_tells_the_board_which_bitstream_it_must_hold(
+    bitstream, tmp_path, monkeypatch, capsys
+) -> None:
+    asked = []
+
+    def open_board(config, port, baud, build) -> None:
+        asked.append((port, build))
+        raise WrongBoard("board on x must hold another")
+
+    monkeypatch.setattr(run_program, "open_board", open_board)
+    program = tmp_path / "halt.s"
+    program.write_text("HALT\n")
+    words = ["run", program, "--backend", "board", "--port", "x", "--bitstream", bitstream]
+    assert refused(capsys, *words) == "board on x must hold another"
+    assert asked == [("x", "c0ffee")]
+    said = refused(capsys, "run", program, "--bitstream", bitstream)
+    assert said == "--bitstream must have the backend board, not 'model'"
+    bitstream.with_suffix(".json").write_text("[]")
+    assert refused(capsys, *words).endswith("machine.json must be the report of a bitstream")
+
+
 # Whole flows
 
 
@@ -249,24 +283,72 @@ def built(name: str, config: MachineConfig, folder: Path, *more: str) -> dict:
         return job.run(float(more[0]) if more else None, stages)
 
 
+class Echo(wiring.Component):
+    """A line that says what it hears, in place of a machine, and LEDs that blink."""
+
+    def __init__(self, clock: BoardClock) -> None:
+        self.divisor = clock.divisor
+        greeting = Greeting(TINY, round(clock.hertz), 1020, "00")
+        self.machine = SimpleNamespace(greeting=greeting)
+        super().__init__(
+            {"rx": In(1, init=1), "tx": Out(1, init=1), **{name: Out(1) for name in LED_MEANINGS}}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = UartReceiver(self.divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
+        heard, told = receiver.o, transmitter.i
+        m.d.comb += [told.valid.eq(heard.valid), told.payload.eq(heard.payload)]
+        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
+        count = Signal(24)
+        m.d.sync += count.eq(count + 1)
+        m.d.comb += Cat(getattr(self, name) for name in LED_MEANINGS).eq(count[-3:])
+        return m
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "frequency", "start"),
+    ("name", "start", "loop"),
     [
-        ("ulx3s-12f", "25", b"\xff\x00"),
-        ("ice40-hx8k-evn", "20", b"\xff\x00\x00\xff\x7e\xaa\x99\x7e"),
+        ("icebreaker", b"\xff\x00\x00\xff\x7e\xaa\x99\x7e", "ICESTORM_PLL"),
+        ("ice40-hx8k-evn", b"\xff\x00\x00\xff\x7e\xaa\x99\x7e", "ICESTORM_PLL"),
+        ("orangecrab-25f", b"\xff\x00", "EHXPLLL"),
+        ("tang-nano-9k", b"//", "rPLL"),
     ],
 )
-def test_a_small_machine_becomes_a_bitstream(name, frequency, start, tmp_path: Path) -> None:
-    report = built(name, TINY, tmp_path, frequency)
+def test_every_familys_tools_make_a_bitstream_with_its_loop(
+    name: str, start: bytes, loop: str, tmp_path: Path
+) -> None:
+    board = BOARDS[name]
+    pins = board.pins()
+
+    def top(clock: BoardClock) -> BoardTop:
+        leds = [led for led in LED_MEANINGS if led in pins]
+        return BoardTop(Echo(clock), clock.component(board), leds)  # type: ignore[arg-type]
+
+    flow = Flow(board, top, tmp_path, tmp_path, lambda _: nullcontext(), 1_000_000, 1)
+    made = flow.build(30.0)
+    assert made.bitstream.read_bytes().startswith(start)
+    assert made.placement.utilisation[loop][0] == 1
+    assert made.placement.megahertz > 30 >= made.clock.megahertz > 26
+
+
+@pytest.mark.slow
+def test_a_small_machine_becomes_a_bitstream(tmp_path: Path) -> None:
+    report = built("ulx3s-12f", TINY, tmp_path, "25")
+    check_report(report, tmp_path)
+
+
+def check_report(report: dict, folder: Path) -> None:
+    """A report is that of a bitstream that closes, with its logs beside it."""
     content = Path(report["bitstream"]).read_bytes()
-    assert content.startswith(start)
+    assert len(content) > 50_000
     assert report["reached_megahertz"] >= report["megahertz"] > 18
-    assert report["build"] == Job(BOARDS[name], TINY, tmp_path).identity(
-        round(report["megahertz"] * 1e6)
-    )
-    logs = {path.name for path in tmp_path.glob("*.logs/*")}
-    assert logs == {"synthesise.log", "place.log", "pack.log"}
+    job = Job(BOARDS[report["board"]], MachineConfig(**report["config"]), folder)
+    assert report["build"] == job.identity(round(report["megahertz"] * 1e6))
+    logs = {path.name for path in folder.glob("*.logs/*")}
+    assert logs >= {"synthesise.log", "place.log", "pack.log"}
 
 
 @pytest.mark.flow
@@ -274,6 +356,7 @@ def test_a_small_machine_becomes_a_bitstream(name, frequency, start, tmp_path: P
     ("name", "config"),
     [
         ("ulx3s-12f", MachineConfig(bits=4, rows=2, columns=2)),
+        ("ice40-hx8k-evn", TINY),
         ("tang-nano-9k", TINY),
         ("ulx3s-85f", MachineConfig(bits=8, rows=8, columns=8)),
     ],
@@ -281,6 +364,4 @@ def test_a_small_machine_becomes_a_bitstream(name, frequency, start, tmp_path: P
 def test_a_machine_becomes_a_bitstream_at_the_frequency_that_closes(
     name: str, config: MachineConfig, tmp_path: Path
 ) -> None:
-    report = built(name, config, tmp_path)
-    assert Path(report["bitstream"]).stat().st_size > 10_000
-    assert report["reached_megahertz"] >= report["megahertz"]
+    check_report(built(name, config, tmp_path), tmp_path)

@@ -61,14 +61,17 @@ class SerialPort:
             raise LinkFailed(f"{self.name} must stay connected: {error}") from error
 
 
-def open_board(config: MachineConfig, port: str | None, baud: int = BAUD) -> BoardDevice:
+def open_board(
+    config: MachineConfig, port: str | None, baud: int = BAUD, build: str | None = None
+) -> BoardDevice:
     """The board on a serial port.
 
     Raises
     ------
     WrongBoard
-        If no port is named, or it has no board with this machine.
+        If no port is named, or it has no board with this machine, or not with the bitstream of this
+        build.
     """
     if port is None:
         raise WrongBoard("--port must be given with --backend board, as in --port /dev/ttyUSB0")
-    return BoardDevice(config, SerialPort(port, baud))
+    return BoardDevice(config, SerialPort(port, baud), build=build)
