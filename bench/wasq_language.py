@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", default="wikitext-2:raw-test", metavar="TEXT")
     parser.add_argument("--window", type=count, default=_WINDOW)
     parser.add_argument("--limit", type=count, help="first windows alone")
-    parser.add_argument("--sequences", type=count, default=128, help="of calibration, of 512")
-    parser.add_argument("--generated", type=int, default=1 << 18, help="tokens the model writes")
+    parser.add_argument("--sequences", type=count, default=192, help="of calibration, of 512")
+    parser.add_argument("--generated", type=int, default=1 << 16, help="tokens the model writes")
     parser.add_argument("--seconds", type=count, help="begin no row after it")
     options = parser.parse_args(arguments)
     chosen = [spec for spec in specs() if fnmatch.fnmatch(spec.name, options.rows)]
