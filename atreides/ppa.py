@@ -14,7 +14,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from atreides.machine_files import FileMistake, check_writable, write_bytes, write_text
-from atreides.ppa_measure import Flow, Row, compare
+from atreides.ppa_layer import DESCRIPTION, real_layer
+from atreides.ppa_measure import FOLDER, POWER_PERIOD, Flow, Row, compare
 from hw.multiplier import AUTO
 from hw.ppa import FPGAS, OSU018, UNITS, WIDTHS, subjects
 from hw.synthesis import SynthesisError, check_standard_cells
@@ -28,7 +29,8 @@ _DEFAULTS: Final = Options()
 _COLUMNS: Final = (
     *("lut", "ff", "dsp", "bram", "mhz", "um2", "ns"),
     *("saved", "saved_hardfloat", "published"),
-    *("mac_per_s", "mac_per_s_lut"),
+    *("mw", "power_saved", "power_published"),
+    *("mac_per_s", "mac_per_s_lut", "mac_per_s_mw"),
 )
 _HEADINGS: Final = {
     "lut": "LUT",
@@ -36,11 +38,15 @@ _HEADINGS: Final = {
     "dsp": "DSP",
     "bram": "BRAM",
     "mhz": "MHz (range)",
-    "saved": "saved %",
-    "saved_hardfloat": "of HardFloat %",
-    "published": "published %",
+    "saved": "saved",
+    "saved_hardfloat": "(H)",
+    "published": "publ.",
+    "mw": "mW",
+    "power_saved": "saved",
+    "power_published": "publ.",
     "mac_per_s": "MMAC/s",
-    "mac_per_s_lut": "MMAC/s/LUT",
+    "mac_per_s_lut": "MMAC/s\nper LUT",
+    "mac_per_s_mw": "MMAC/s\nper mW",
 }
 
 
@@ -55,6 +61,9 @@ def ppa(
         str, typer.Option(metavar="NAME|FILE", help="ecp5, ice40, osu018, or a Liberty file.")
     ] = OSU018,
     place: Annotated[bool, typer.Option("--place", help="In an FPGA: MHz of 3 seeds.")] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="In standard cells: mW while a real layer is computed.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="All figures.")
     ] = None,
@@ -80,9 +89,10 @@ def ppa(
         int, typer.Option(metavar="N", help="Of the core.")
     ] = _DEFAULTS.row_parameters,
 ) -> None:
-    """Measure a unit's area and delay, in an FPGA or in standard cells, beside its rivals.
+    """Measure a unit in an FPGA or in standard cells, beside its rivals: area, delay, power.
 
-    `atreides ppa mac --plot build/mac.svg` shows what SF16, SF8 and SF4 save against binary32;
+    `atreides ppa mac --power --plot build/mac.svg` shows what SF16, SF8 and SF4 save against
+    binary32;
 
     `atreides ppa mac --bits 8 --target ecp5 --place` shows it in an FPGA, with MHz;
 
@@ -96,7 +106,11 @@ def ppa(
             check_writable(path)
         if plot is not None and plot.suffix not in (".png", ".svg"):
             raise ValueError(f"plot must end in .png or .svg, not {str(plot)!r}")
-        flow = _flow(target, place)
+        flow = _flow(target, place, power)
+        if power and not (unit in COMPARED and compared):
+            raise ValueError(
+                f"--power must come with {' or '.join(COMPARED)}, compared, not {unit!r}"
+            )
         shared = {
             "unity": unity if unity is not None else not (unit in COMPARED and compared),
             "multiplier": multiplier,
@@ -126,20 +140,36 @@ def ppa(
 def show(title: str, rows: Sequence[Row], console: Console) -> None:
     """The table of units."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("unit", overflow="fold")
-    names = [name for name in _COLUMNS if any(name in row for row in rows)]
+    table.add_column("unit", no_wrap=True)
+    powered = any("mw" in row for row in rows)
+    names = [
+        name
+        for name in _COLUMNS
+        if any(name in row for row in rows) and not (powered and name == "mac_per_s")
+    ]
     for name in names:
-        table.add_column(_HEADINGS.get(name, name), justify="right")
+        table.add_column(_HEADINGS.get(name, name), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["unit"], *(_shown(name, row) for name in names))
     console.print(table)
     if any("saved" in row for row in rows):
-        console.print("saved: of the area of binary32, fused and rounded once; 0 is binary32's.")
+        console.print(
+            "saved: per cent of binary32, fused and rounded once; (H): of HardFloat's area; "
+            "publ.: as published."
+        )
+    if powered:
+        zeros = real_layer(FOLDER).zeros
+        console.print(
+            f"mW: at {1000 / POWER_PERIOD:g} MHz without wires and clock tree, on {DESCRIPTION}; "
+            f"{zeros:.0%} of its products are zero."
+        )
 
 
-def _flow(target: str, placed: bool) -> Flow:
+def _flow(target: str, placed: bool, powered: bool) -> Flow:
     """The flow of a target's name or of a Liberty file, its tools seen to be there."""
     if target in FPGAS:
+        if powered:
+            raise ValueError(f"--power must come with standard cells, not {target!r}")
         return Flow(target, placed=placed)
     if placed:
         raise ValueError(f"--place must come with {' or '.join(FPGAS)}, not {target!r}")
@@ -149,7 +179,7 @@ def _flow(target: str, placed: bool) -> Flow:
             f"target must be {', '.join(FPGAS)}, {OSU018} or a Liberty file .lib, not {target!r}"
         )
     check_standard_cells(liberty)
-    return Flow(OSU018 if liberty is None else LIBERTY, liberty)
+    return Flow(OSU018 if liberty is None else LIBERTY, liberty, powered=powered)
 
 
 def _widths(unit: str, bits: str | None) -> list[int]:
@@ -183,7 +213,7 @@ def _shown(name: str, row: Row) -> str:
         low, high = row["mhz_range"]
         return f"{value:g} ({low:g}-{high:g})"
     if name.startswith("mac_per_s"):
-        return f"{value / 1e6:,.3g}" if value < 1e9 else f"{value / 1e6:,.0f}"
+        return f"{value / 1e6:.3g}" if value < 1e9 else f"{value / 1e6:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from atreides.machine_files import write_text
+from atreides.ppa_layer import operands, real_layer
+from hw.gate_netlist import gate_netlist
+from hw.power import Power, power
 from hw.ppa import FPGAS, HARDFLOAT, PUBLISHED, REFERENCE, Rival, has_clock, saved
 from hw.ppa_place import place
 from hw.synthesis import DELAY_GOAL, Source, ecp5_slots, ice40_slots, standard_cells
+from sim.activity import record
 
 SEEDS: Final = (1, 2, 3)
+#: Nanoseconds of a cycle in which power is measured: longer than the path of any unit compared.
+POWER_PERIOD: Final = 40.0
 #: Kinds of the comparison whose saving is published.
 FAMILY: Final = "superfloat"
 #: Primitives by what they are: look-up tables of memory and how many each takes, and blocks.
@@ -25,6 +31,8 @@ TABLES: Final[Mapping[str, Mapping[str, int]]] = {
 }
 DSPS: Final = ("MULT18X18D", "MULT9X9D", "ALU54B", "SB_MAC16")
 MEMORIES: Final = ("DP16KD", "PDPW16KD", "SB_RAM40_4K", "SB_SPRAM256KA")
+#: Where results are kept.
+FOLDER: Final = Path("build/ppa")
 Row = dict[str, Any]
 
 
@@ -39,6 +47,8 @@ class Flow:
         The library, if it is not osu018.
     placed : bool
         In an FPGA: place and route.
+    powered : bool
+        In standard cells: power from the toggles while a real layer is computed.
     seeds : tuple of int
         Of placement.
     folder : Path
@@ -48,8 +58,9 @@ class Flow:
     target: str
     liberty: Path | None = None
     placed: bool = False
+    powered: bool = False
     seeds: tuple[int, ...] = SEEDS
-    folder: Path = Path("build/ppa")
+    folder: Path = FOLDER
 
     def measure(self, rival: Rival) -> Row:
         """A unit's row.
@@ -76,6 +87,27 @@ class Flow:
         row: Row = {"um2": found["area"], "ns": found["delay"]}
         if rival.macs:
             row["mac_per_s"] = rival.macs * 1e9 / found["delay"]
+        if self.powered:
+            row |= self._power(rival, source, library)
+        return row
+
+    def _power(self, rival: Rival, source: Source, library: str) -> Row:
+        """Milliwatts at one frequency for all units, each of which then does the same work."""
+        given = operands(rival, real_layer(self.folder))
+
+        def run() -> Row:
+            netlist = gate_netlist(source, rival.options, self.liberty)
+            activity = record(netlist, given, clock=POWER_PERIOD)
+            used = power(netlist, activity, POWER_PERIOD)
+            return {**asdict(used), "mw": used.total, "toggles": activity.total(netlist)}
+
+        stimulus = hashlib.sha256(json.dumps(given).encode()).hexdigest()
+        kind = f"power {DELAY_GOAL} {rival.options} {library} {POWER_PERIOD} {stimulus}"
+        found = self._kept(kind, source, run)
+        parts = {f"mw_{name}": found[name] for name in asdict(Power(0, 0, 0, 0))}
+        row: Row = {"mw": found["mw"], **parts, "toggles": found["toggles"]}
+        if rival.macs:
+            row["mac_per_s_mw"] = rival.macs * 1e9 / POWER_PERIOD / found["mw"]
         return row
 
     def _in_fpga(self, rival: Rival, source: Source) -> Row:
@@ -123,15 +155,16 @@ class Flow:
 
 
 def compare(rows: Sequence[Row], target: str) -> list[Row]:
-    """The rows with per cent of binary32's area that each saves, where binary32 is among them.
+    """The rows with per cent of binary32's area and power that each saves, if that is among them.
 
     On osu018 against Berkeley HardFloat's too; beside SFx of a published width, the published
     saving.
     """
     unit = "lut" if target in FPGAS else "um2"
-    area = next((row[unit] for row in rows if row["unit"] == REFERENCE), None)
-    if area is None:
+    reference = next((row for row in rows if row["unit"] == REFERENCE), None)
+    if reference is None:
         return list(rows)
+    area, milliwatts = reference[unit], reference.get("mw")
     found = []
     for row in rows:
         row = {**row, "saved": saved(row[unit], area)}
@@ -139,5 +172,9 @@ def compare(rows: Sequence[Row], target: str) -> list[Row]:
             row["saved_hardfloat"] = saved(row[unit], HARDFLOAT.area)
         if row["kind"].startswith(FAMILY) and row["bits"] in PUBLISHED:
             row["published"] = PUBLISHED[row["bits"]][0]
+        if milliwatts is not None:
+            row["power_saved"] = saved(row["mw"], milliwatts)
+            if "published" in row:
+                row["power_published"] = PUBLISHED[row["bits"]][1]
         found.append(row)
     return found

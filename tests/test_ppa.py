@@ -7,14 +7,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from atreides import ppa, ppa_measure
 from atreides.cli import main
+from atreides.ppa_layer import Layer, operands, real_layer
 from atreides.ppa_measure import Flow, compare
 from atreides.ppa_plots import picture
 from bench import ppa as bench_ppa
 from hw import ppa_place
+from hw.gate_netlist import GateNetlist
+from hw.power import Activity, Power
 from hw.ppa import HARDFLOAT, PUBLISHED, UNITS, Rival, has_clock, rivals, saved, subjects
 from hw.ppa_place import FAMILIES, frame
 from hw.synthesis import (
@@ -34,6 +39,13 @@ SLOTS = Slots(30, 12, {"LUT4": 20, "CCU2C": 5, "TRELLIS_FF": 12, "DP16KD": 2, "M
 
 def rival(name: str, kind: str, bits: int, size: int, macs: int = 1) -> Rival:
     return Rival(name, kind, bits, lambda: verilog_source("input clk " + "x" * size), macs=macs)
+
+
+THREE = [
+    rival("binary32", "float", 32, 1000),
+    rival("int4", "integer", 4, 90),
+    rival("SF4", "superfloat", 4, 30),
+]
 
 
 def gates(source: Source, options: str, clocked: bool, liberty: Path | None) -> Gates:
@@ -161,6 +173,8 @@ def test_what_fits_no_device_is_said_in_one_sentence() -> None:
         (["mac", "--bits", "a"], "bits must be numbers as in 16,8,4, not 'a'"),
         (["mac", "--target", "gowin"], "target must be ecp5, ice40, osu018 or a Liberty file .lib"),
         (["mac", "--place"], "--place must come with ecp5 or ice40, not 'osu018'"),
+        (["mac", "--power", "--target", "ecp5"], "--power must come with standard cells, not 'e"),
+        (["core", "--power"], "--power must come with mac or multiplier, compared, not 'core'"),
         (["mac", "--plot", "x.gif"], "plot must end in .png or .svg, not 'x.gif'"),
         (["mac", "--json", "/proc/x/y.json"], "/proc/x"),
     ],
@@ -190,16 +204,90 @@ def test_a_missing_tool_is_one_sentence_and_leaves_no_file(
 
 
 def test_one_command_gives_table_json_and_plot(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(ppa, "subjects", lambda unit, options, compared: THREE)
     assert main(["ppa", "mac", "--bits", "4", "--json", "a.json", "--plot", "a.svg"]) == 0
     found = json.loads(Path("a.json").read_text())
-    names = [row["unit"] for row in found["rows"]]
-    assert names == ["binary32", "bfloat16", "binary16", "int4", "SF4", "SF4 split"]
+    assert [row["unit"] for row in found["rows"]] == ["binary32", "int4", "SF4"]
     assert Path("a.svg").read_bytes().lstrip().startswith(b"<?xml")
     told = capsys.readouterr().out
-    assert "published" in told
+    assert "publ.: as published" in told
     assert "90.1" in told
+
+
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
+    """A layer of which the largest weight and activation are in no row that is computed."""
+    found = Layer(
+        np.array([[0.5, 0.0, 1.25]], np.float32),
+        np.array([[-0.25, 0.75, -1.0]], np.float32),
+        1.5,
+        np.array([[1.9]], np.float32),
+    )
+    monkeypatch.setattr(ppa_measure, "real_layer", lambda folder: found)
+    monkeypatch.setattr(ppa, "real_layer", lambda folder: found)
+    return found
+
+
+def test_every_unit_is_given_the_same_numbers_in_its_own_format(layer: Layer) -> None:
+    units = {unit.name: unit for unit in rivals()}
+    # both exponents are 1: codes are values times 4, out of 7
+    for name, a, b in (
+        ("SF4", [2, 0, 5], [8 | 1, 3, 8 | 4]),
+        ("SF4 split", [2, 0, 5], [8 | 1, 3, 8 | 4]),
+        ("int4", [2, 0, 5], [-1, 3, -4]),
+        ("binary32", [0x3F000000, 0, 0x3FA00000], [0xBE800000, 0x3F400000, 0xBF800000]),
+        ("bfloat16", [0x3F00, 0, 0x3FA0], [0xBE80, 0x3F40, 0xBF80]),
+        ("binary16", [0x3800, 0, 0x3D00], [0xB400, 0x3A00, 0xBC00]),
+    ):
+        assert operands(units[name], layer) == {"a": a, "b": b, "first": [1, 0, 0]}, name
+    assert operands(units["yosys * 3 x 3"], layer) == {"a": [2, 0, 5], "b": [1, 3, 4]}
+    assert layer.zeros == pytest.approx(1 / 3)
+
+
+def test_power_is_set_beside_what_was_published(
+    folder: Path, layer: Layer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def netlist(source: Source, options: str, liberty: Path | None) -> GateNetlist:
+        asked.append(source.text)
+        return GateNetlist((), {}, {})
+
+    monkeypatch.setattr(ppa_measure, "gate_netlist", netlist)
+    monkeypatch.setattr(ppa_measure, "record", lambda n, o, clock: Activity(3, {}, {}))
+    monkeypatch.setattr(ppa, "subjects", lambda unit, options, compared: THREE)
+    spent = iter((8.0, 4.0, 0.5))
+    monkeypatch.setattr(ppa_measure, "power", lambda n, a, c: Power(next(spent), 0.0, 0.0, 0.0))
+    for _ in range(2):  # the second time from what was kept
+        assert main(["ppa", "mac", "--bits", "4", "--power", "--json", "a.json"]) == 0
+    assert len(asked) == 3
+    rows = {row["unit"]: row for row in json.loads(Path("a.json").read_text())["rows"]}
+    assert rows["SF4"]["power_saved"] == saved(0.5, 8.0)
+    assert rows["SF4"]["power_published"] == 91.9
+    assert rows["SF4"]["mac_per_s_mw"] == 25e6 / 0.5
+    assert "power_published" not in rows["int4"]
+    assert "33% of its products are zero" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_layer_is_real_and_kept(tmp_path: Path) -> None:
+    found = real_layer(tmp_path)
+    assert found.activations.shape == found.weights.shape == (4, 216)
+    assert 0.2 < found.zeros < 0.9
+    assert found.activation_peak >= found.activations.max() > 0
+    again = real_layer(tmp_path)
+    assert (again.weights == found.weights).all()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_units_that_do_not_accumulate_are_shown_with_their_power(
+    capsys: pytest.CaptureFixture[str], layer: Layer
+) -> None:
+    row = {"unit": "auto 3 x 3", "um2": 882.0, "ns": 0.68, "mw": 0.1234}
+    ppa.show("multiplier", [row], Console())
+    assert "0.123" in capsys.readouterr().out
 
 
 def test_a_picture_has_a_panel_of_bars_only_where_something_was_published() -> None:
