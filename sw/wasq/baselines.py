@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from sw.format import SFx
 from sw.scale import BLOCK
-from sw.wasq import compensate as gptq
 from sw.wasq.config import SFConfig
 from sw.wasq.grid import snap
 from sw.wasq.quantize import replace_module, targets
+from sw.wasq.solver import factored
 from sw.wasq.statistics import Moments
 from sw.wasq.walk import STAGES, BlockWalk
 
@@ -91,7 +91,7 @@ def compensate_integers(
     weight: torch.Tensor, config: IntegerConfig, moments: Moments, damping: float = 0.01
 ) -> torch.Tensor:
     """GPTQ onto integers with the static scales of plain rounding: dequantized ``[N, K]``."""
-    solver = gptq.factored(moments.hessian, damping)
+    solver = factored(moments.hessian, damping)
     factor = solver.factor.float()
     form = SFx(max(config.weights, 3), unity=False)
     if config.weights < 3:

@@ -1,68 +1,144 @@
-"""Rounding columns in turn as one Triton kernel, where Triton is installed; compiled on first use.
+"""Error-compensated rounding as two Triton kernels, where Triton is installed.
 
 Step by step it is a chain of small operations per column, whose launches take a GPU far longer than
-their arithmetic; here a program keeps its rows in registers from the first column to the last.
+their arithmetic; here one launch does all columns of a layer. Kernels are compiled on first use.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final
 
 import torch
 
 from sw.format import SFx
+from sw.wasq.solver import squares
 
-#: Columns at once; more would not stay in registers.
-MOST_COLUMNS: Final = 64
 _ROWS: Final = 16
 
 
-def sweep_columns(
-    work: torch.Tensor, factor: torch.Tensor, form: SFx
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Operands and errors, in units, of columns rounded from the first to the last.
+def first_pass(
+    target: torch.Tensor,
+    factor: torch.Tensor,
+    starts: torch.Tensor,
+    width: int,
+    top: torch.Tensor,
+    form: SFx,
+    tries: int,
+    spread: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round every block of columns in turn, errors spread over those after it.
 
     Parameters
     ----------
-    work : torch.Tensor of float32 ``[..., n]``
-        On a CUDA device, in units; n at most :data:`MOST_COLUMNS`.
-    factor : torch.Tensor of float32 ``[n, n]``
-        Row i: what column i's error, times it, takes from each column after it.
+    target : torch.Tensor of float32 ``[N, K]``
+        In the order of the columns' turn, on a CUDA device.
+    factor : torch.Tensor of float32 ``[K, K]``
+        Upper.
+    starts : torch.Tensor of int32 ``[P + 1]``
+        Where blocks begin, and K.
+    width : int
+        Of the widest block: 16, 32 or 64.
+    top : torch.Tensor ``[N]``
+        The largest exponent that a row may have.
     form : SFx
+    tries : int
+        Exponents of a block from its own largest magnitude down.
+    spread : int
+        How far they may lie below ``top``; 0: at it.
 
     Returns
     -------
-    values, errors : torch.Tensor of float32 ``[..., n]``
+    values, errors : torch.Tensor of float32 ``[N, K]``
+        Errors divided by the factor's diagonal.
+    chosen : torch.Tensor of int32 ``[N, P]``
+        Exponents.
     """
-    columns = work.shape[-1]
-    work = work.contiguous()
-    values, errors = torch.empty_like(work), torch.empty_like(work)
-    rows = work.numel() // max(columns, 1)
-    if not rows:
-        return values, errors
-    with torch.cuda.device(work.device):
-        _kernel()[(-(-rows // _ROWS),)](
-            work,
+    target = target.contiguous()
+    rows, columns = target.shape
+    parts = len(starts) - 1
+    values, errors = torch.empty_like(target), torch.empty_like(target)
+    chosen = torch.empty(rows, parts, dtype=torch.int32, device=target.device)
+    diagonal = factor.diagonal().contiguous()
+    inner = squares(factor / diagonal[:, None], starts, width)
+    with torch.cuda.device(target.device):
+        _kernels().first_pass[(-(-rows // _ROWS),)](
+            target,
             factor.contiguous(),
+            inner,
+            diagonal,
+            starts,
+            top.int().contiguous(),
             values,
             errors,
+            chosen,
             rows,
-            COLUMNS=columns,
+            columns,
+            parts,
             ROWS=_ROWS,
-            WIDTH=max(16, 1 << (columns - 1).bit_length()),
+            WIDTH=width,
+            TRIES=tries,
+            SPREAD=spread,
             FRACTION=form.fraction_bits,
             UNITY=form.unity,
             num_warps=4,
         )
-    return values, errors
+    return values, errors, chosen
 
 
-@functools.cache
-def _kernel() -> Any:
-    """The kernel; Triton reads its source from this file."""
-    import triton  # type: ignore[import-not-found,unused-ignore]
+def refine_pass(
+    values: torch.Tensor,
+    wanted: torch.Tensor,
+    hessian: torch.Tensor,
+    own: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    starts: torch.Tensor,
+    top: torch.Tensor,
+    chosen: torch.Tensor,
+    form: SFx,
+    steps: int,
+    spread: int,
+) -> None:
+    """Choose each block's words anew; ``values`` and ``chosen`` are changed in place.
 
+    Parameters
+    ----------
+    values, wanted : torch.Tensor of float32 ``[N, K]``
+    hessian : torch.Tensor of float32 ``[K, K]``
+    own : tuple of torch.Tensor of float32 ``[P, width, width]``
+        Of each block's part of the Hessian: lower factor, inverse, upper factor of the inverse.
+    starts, top, form, spread
+        As for :func:`first_pass`.
+    chosen : torch.Tensor of int32 ``[N, P]``
+    steps : int
+        3: exponents one more, as they are and one less; 1: as they are.
+    """
+    rows, columns = values.shape
+    lower, inverse, upper = own
+    scaled = upper / upper.diagonal(dim1=1, dim2=2)[..., None]
+    with torch.cuda.device(values.device):
+        _kernels().refine_pass[(-(-rows // _ROWS),)](
+            values,
+            wanted.contiguous(),
+            hessian.contiguous(),
+            scaled.contiguous(),
+            inverse.contiguous(),
+            lower.contiguous(),
+            starts,
+            top.int().contiguous(),
+            chosen,
+            rows,
+            columns,
+            len(starts) - 1,
+            ROWS=_ROWS,
+            WIDTH=lower.shape[-1],
+            STEPS=steps,
+            SPREAD=spread,
+            FRACTION=form.fraction_bits,
+            UNITY=form.unity,
+            num_warps=4,
+        )
+
+
+def _kernels() -> Any:
     from sw.wasq import sweep_kernel
 
-    return triton.jit(sweep_kernel.sweep_rows)
+    return sweep_kernel
