@@ -34,7 +34,7 @@ for command in sys.argv[1:]:
 """
 #: Names in netlists of what a device has, and how many look-up tables each takes.
 _TABLES: Final = {
-    "ecp5": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
+    "ecp5": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},
     "ice40": {"SB_LUT4": 1},
     "gowin": {**{f"LUT{n}": 1 for n in range(1, 5)}, "ALU": 1, "RAM16SDP4": 6},
 }
