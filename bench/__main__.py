@@ -21,6 +21,7 @@ BENCHMARKS: Final = (
     "language",
     "wasq",
     "ppa",
+    "sparsity",
 )
 
 

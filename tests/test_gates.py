@@ -137,9 +137,14 @@ def test_a_unit_after_synthesis_equals_the_integer_model() -> None:
     assert not board.mismatches, board.report()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("netlist", NETLISTS)
-@pytest.mark.parametrize("group", SLOW_UNITS)
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(g, marks=pytest.mark.slow if g in ("words", "cycles") else pytest.mark.flow)
+        for g in SLOW_UNITS
+    ],
+)
 def test_units_of_every_variant_after_synthesis_equal_the_integer_model(
     group: str, netlist: str
 ) -> None:
@@ -180,7 +185,7 @@ def test_units_with_other_tables_are_all_caught(netlist: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("netlist", NETLISTS)
 def test_the_machines_netlist_agrees_with_the_model_word_for_word(netlist: str) -> None:
-    assert differences(random_jobs(4), "icarus", netlist) == []
+    assert differences(random_jobs(2), "icarus", netlist) == []
 
 
 @pytest.mark.slow
@@ -191,8 +196,10 @@ def test_block_ram_of_ecp5_agrees_with_the_model() -> None:
     assert differences(random_jobs(2, LARGE), "icarus", "ecp5") == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("netlist", ["ecp5", "osu018"])
+@pytest.mark.parametrize(
+    "netlist",
+    [pytest.param("ecp5", marks=pytest.mark.slow), pytest.param("osu018", marks=pytest.mark.flow)],
+)
 def test_a_machine_with_one_other_cell_is_caught(
     netlist: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +216,7 @@ def test_a_machine_with_one_other_cell_is_caught(
         machine_backends, "netlist_design", lambda *_: gates.Design(broken, whole.ports)
     )
     try:
-        found = differences(random_jobs(4), "icarus", netlist)
+        found = differences(random_jobs(2), "icarus", netlist)
     except (SimulationFailed, MachineFailed) as error:  # stuck, which is noticed as well
         found = [str(error)]
     assert found
