@@ -148,12 +148,13 @@ class Job:
         flow = Flow(
             self.board, self.top, work.absolute(), logs.absolute(), stages, self.baud, self.seed
         )
-        built = flow.build(megahertz)
-        content = built.bitstream.read_bytes()
-        found = self._report(built, stages, content)
-        os.replace(built.bitstream, self.bitstream)
+        try:
+            built = flow.build(megahertz)
+            found = self._report(built, stages, built.bitstream.read_bytes())
+            os.replace(built.bitstream, self.bitstream)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
         write_text(self.report, json.dumps(found, indent=2) + "\n")
-        shutil.rmtree(work, ignore_errors=True)
         return found
 
     def top(self, clock: BoardClock) -> BoardTop:

@@ -94,6 +94,9 @@ def choose_clock(board: Board, megahertz: float, baud: int) -> BoardClock:
     ValueError
         If the board has none.
     """
+    if megahertz * _MHZ < LEAST_DIVISOR * baud:
+        most = int(megahertz * _MHZ / LEAST_DIVISOR)
+        raise ValueError(f"baud must be at most {most} at {megahertz:g} MHz, not {baud}")
     kind, oscillator = loop_kind(board.device.name, board.device.family), board.oscillator
     plain = _with_line(Fraction(oscillator), None, baud) if oscillator <= megahertz * _MHZ else None
     goal = int(megahertz * _MHZ)

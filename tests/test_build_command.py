@@ -128,6 +128,7 @@ def test_what_does_not_close_leaves_no_bitstream(made: Path, monkeypatch, capsys
     )
     wanted = "at most 50 MHz with seed 1, not 60" if given == "60" else "none closed in 4 placem"
     assert wanted in said
+    assert [path.suffix for path in made.iterdir()] == [".logs"]
     assert not made.joinpath("ulx3s-12f-sf3-1x1.bit").exists()
     assert not made.joinpath("ulx3s-12f-sf3-1x1.json").exists()
 
@@ -174,6 +175,11 @@ def test_a_clock_below_what_the_loop_can_do_is_the_oscillator() -> None:
     assert (clock.setting, clock.divisor) == (None, 12)
     with pytest.raises(ValueError, match=r"frequency must be at least 16\.125 MHz, not 5"):
         choose_clock(BOARDS["icebreaker"], 5, 1_000_000)
+
+
+def test_a_line_faster_than_a_clock_can_serve_is_refused() -> None:
+    with pytest.raises(ValueError, match="baud must be at most 5000000 at 20 MHz, not 6000000"):
+        choose_clock(BOARDS["icebreaker"], 20, 6_000_000)
 
 
 def test_constraints_name_every_pin() -> None:
