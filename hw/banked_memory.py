@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -114,9 +114,25 @@ class BankedMemory(wiring.Component):
         ]
 
     def _turn_back(self, m: Module, number: int, turn: Signal, found: Value, o: Value) -> None:
-        """What the banks gave, first element first, into the register of the output."""
-        m.submodules[f"read_{number}_rotator"] = rotator = Rotator(self.width, self.vector)
-        read_turn = Signal(len(turn), name=f"read_{number}_turn_register")
-        m.d.sync += read_turn.eq(turn)
-        m.d.comb += [rotator.i.eq(found), rotator.amount.eq(read_turn)]
-        m.d.sync += o.eq(rotator.o)
+        """What the banks gave, first element first; a register halfway through the turn.
+
+        Block RAM is late in its cycle: the first levels of the rotator are before the register.
+        """
+        low = len(turn) // 2
+        late, early = Signal(len(turn) - low), Signal(low)
+        rest = Signal(low, name=f"read_{number}_rest")
+        register = Signal(len(found), name=f"read_{number}_register")
+        m.submodules[f"read_{number}_rotator"] = first = Rotator(self.width, self.vector)
+        m.submodules[f"read_{number}_rest_rotator"] = second = Rotator(self.width, self.vector)
+        m.d.comb += [
+            first.i.eq(found),
+            first.amount.eq(Cat(Const(0, low), late)),
+            second.i.eq(register),
+            second.amount.eq(rest),
+            o.eq(second.o),
+        ]
+        m.d.sync += [
+            Cat(early, late).eq(turn),
+            rest.eq(early),
+            register.eq(first.o),
+        ]
