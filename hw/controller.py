@@ -38,29 +38,32 @@ class State(Enum):
 
     IDLE = 0
     FETCH = 1
-    DECODE = 2
-    SET_LOW = 3
-    SET_HIGH = 4
-    CHECK = 5
-    START = 6
-    EXECUTE = 7
-    END = 8
+    LOOK = 2
+    DECODE = 3
+    SET_LOW = 4
+    SET_HIGH = 5
+    CHECK = 6
+    START = 7
+    EXECUTE = 8
+    END = 9
 
 
 class Controller(wiring.Component):
     """Instructions are sequential: the next word is taken when the instruction before is done.
 
-    With a word offered in every cycle, an instruction takes one cycle to be taken (FETCH) and one
-    to decode (DECODE), and then
+    With a word offered in every cycle, an instruction takes one cycle to be taken (FETCH), one to
+    look for faults (LOOK) and one to decode (DECODE), and then
 
-    - NOP, FENCE, HALT: no more, 2 in all;
-    - SET: one for each data word, 4 in all;
+    - NOP, FENCE, HALT: no more, 3 in all;
+    - SET: one for each data word, 5 in all;
     - LDR, LDC, MATMUL, RELU, LIN, STR: from the ``start`` of its unit to its ``done``, both cycles
-      included;
-    - GEMM, ADD: first to the ``done`` of the range check, whose start is in DECODE, then the same.
+      included, and one more;
+    - GEMM, ADD: first to the cycle after the ``done`` of the range check, whose start is in DECODE,
+      then the same.
 
-    A fault ends a program in the cycle after the one that finds it: DECODE, the last of the range
-    check, or the one in which the data word of a SET is taken that does not fit or is the last.
+    A fault ends a program in the cycle after the one that finds it: DECODE, the one after the
+    ``done`` of the range check, or the one in which the data word of a SET is taken that does not
+    fit or is the last.
 
     After a fault, or HALT, the words up to the last are discarded, while the status is offered.
 
@@ -133,6 +136,9 @@ class Controller(wiring.Component):
         self._taken = Signal(32)  # words
         self._index = Signal(32)  # of the instruction's first word
         self._started = Signal()  # the program's first word is taken
+        # What comes late in its cycle is looked at in the next one.
+        self._done, self._checked = Signal(), Signal()
+        self._fault, self._range_fault = Signal(Fault), Signal(Fault)
         self._end(m)  # before what sets the status
         self._fetch(m)
         self._execute(m)
@@ -184,7 +190,7 @@ class Controller(wiring.Component):
             self._go(m, State.FETCH)
         with m.If((state == State.FETCH) & taken):
             m.d.sync += [self.word.eq(words.payload.word), self._index.eq(self._taken)]
-            self._go(m, State.DECODE)
+            self._go(m, State.LOOK)
         self._set(m, taken)
 
     def _set(self, m: Module, taken: Value) -> None:
@@ -210,27 +216,40 @@ class Controller(wiring.Component):
         unit = Signal(UNIT_LINES)
         for name, opcodes in UNITS.items():
             m.d.comb += unit[name].eq(self._line(*opcodes))
-        done = (unit.as_value() & self.done.as_value()).any()
+        ended = (self.executing.as_value() & self.done.as_value()).any()
+        m.d.sync += [
+            self.start.eq(0),
+            self._done.eq(ended),
+            self._checked.eq(self.checked),
+            self._fault.eq(self.fault),
+            self._range_fault.eq(self.range_fault),
+        ]
+        with m.If(ended):
+            m.d.sync += self.executing.eq(0)
         with m.Switch(self._state):
+            with m.Case(State.LOOK):
+                self._go(m, State.DECODE)
             with m.Case(State.DECODE):
                 self._decode(m, unit)
-            with m.Case(State.CHECK), m.If(self.checked):
-                with m.If(self.range_fault == Fault.NONE):
-                    m.d.comb += self.take.eq(1)
-                    self._go(m, State.START)
+            with m.Case(State.CHECK), m.If(self._checked):
+                with m.If(self._range_fault == Fault.NONE):
+                    self._start(m, unit)
                 with m.Else():
-                    self._stop(m, self.range_fault, self._index)
+                    self._stop(m, self._range_fault, self._index)
             with m.Case(State.START):
-                m.d.comb += [self.start.eq(unit), self.executing.eq(unit)]
                 self._go(m, State.EXECUTE)
-            with m.Case(State.EXECUTE):
-                m.d.comb += self.executing.eq(unit)
-                with m.If(done):
-                    self._finish(m, self._last, self._taken)
+            with m.Case(State.EXECUTE), m.If(self._done):
+                self._finish(m, self._last, self._taken)
+
+    def _start(self, m: Module, unit: Value) -> None:
+        """The instruction takes effect; its unit starts in the next cycle."""
+        m.d.comb += self.take.eq(1)
+        m.d.sync += [self.start.eq(unit), self.executing.eq(unit)]
+        self._go(m, State.START)
 
     def _decode(self, m: Module, unit: Value) -> None:
-        with m.If(self.fault != Fault.NONE):
-            self._stop(m, self.fault, self._index)
+        with m.If(self._fault != Fault.NONE):
+            self._stop(m, self._fault, self._index)
         with m.Elif(self._line(Opcode.SET)):
             with m.If(self._last):
                 self._stop(m, Fault.TRUNCATED, self._index)
@@ -240,8 +259,7 @@ class Controller(wiring.Component):
             m.d.comb += self.check.eq(1)
             self._go(m, State.CHECK)
         with m.Elif(unit.as_value().any()):
-            m.d.comb += self.take.eq(1)
-            self._go(m, State.START)
+            self._start(m, unit)
         with m.Else():
             self._finish(m, self._last | self._line(Opcode.HALT), self._taken)
 

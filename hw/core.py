@@ -83,7 +83,7 @@ class Atreides(wiring.Component):
         m.submodules.registers = self._registers = RegisterFile(config)
         m.submodules.counters = self._counters = Counters(config)
         m.submodules.memory = self._memory = TileMemory(config)
-        m.submodules.host_port = self._host = HostPort(config, TileMemory.latency)
+        m.submodules.host_port = self._host = HostPort(config, TileMemory.latency + 1)
         m.submodules.range_check = self._range = RangeCheck(config)
         m.submodules.planner = self._planner = Planner(config)
         m.submodules.issuer = self._issuer = Issuer(config)
@@ -261,7 +261,9 @@ class Atreides(wiring.Component):
                 settings.blocks.eq(self._flag(Flag.BLOCK)),
             ]
         write = self._memory.write
-        m.d.comb += write.eq(self._host.write)
+        host_write = Signal(self._host.write.shape())
+        m.d.sync += host_write.eq(self._host.write)
+        m.d.comb += write.eq(host_write)
         for source in (rows.write, store.write):
             with m.If(source.enable):
                 m.d.comb += [
@@ -275,8 +277,13 @@ class Atreides(wiring.Component):
         """The host's requests, and who has the result stream."""
         host, memory, rows = self._host, self._memory, self._rows
         connect(m, flipped(self.host), host.host)
+        # Registers on both ways between host and memory; no program starts in between.
+        self._host_read = Signal(host.read.shape())
+        m.d.sync += [
+            host.enable.eq(self._controller.idle & ~self._controller.clear & ~memory.busy),
+            self._host_read.eq(host.read),
+        ]
         m.d.comb += [
-            host.enable.eq(self._controller.idle & ~memory.busy),
             host.words.eq(memory.words_a),
             host.counter_value.eq(self._counters.value),
             self._counters.read.eq(host.counter_read),
@@ -289,8 +296,8 @@ class Atreides(wiring.Component):
         ]
         if self.config.table:
             m.d.comb += rows.table_write.eq(host.table_write)
-        with m.If(host.read.enable):
-            m.d.comb += memory.read_a.eq(host.read)
+        with m.If(self._host_read.enable):
+            m.d.comb += memory.read_a.eq(self._host_read)
         # No program runs while a reply is offered: what the queue has leaves before it.
         with m.If(rows.results.valid):
             for name in ("kind", "count", "last", "data"):

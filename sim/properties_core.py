@@ -71,19 +71,20 @@ def core_bench(config: MachineConfig) -> Bench:
 def _follow_checks(bench: Bench, unit: Atreides) -> tuple[Value, Signal, Signal]:
     """Whether a fault is found in this cycle; was, in this program; and whether none was found in
     the instruction that was taken last."""
-    controller, check, ranges = unit._controller, unit._check, unit._range
+    controller, check = unit._controller, unit._check
     state, lines = bench.inside("controller._state"), unit._decoder.decoded.lines
     decodes, measures = (state == s.value for s in (State.DECODE, State.CHECK))
     product = lines[Opcode.GEMM] | lines[Opcode.ADD]
+    checked, found = bench.inside("controller._checked"), bench.inside("controller._range_fault")
     refused = (decodes & (check.fault != Fault.NONE)) | (
-        measures & ranges.done & (ranges.fault != Fault.NONE)
+        measures & checked & (found != Fault.NONE.value)
     )
     stopped, sound = Signal(name="stopped"), Signal(name="sound")
     with bench.m.If(controller.idle):
         bench.m.d.sync += stopped.eq(0)
     with bench.m.Elif(refused | (controller.status.valid & (controller.status.payload.fault != 0))):
         bench.m.d.sync += stopped.eq(1)
-    fits = Mux(product, measures & ranges.done & (ranges.fault == Fault.NONE), decodes)
+    fits = Mux(product, measures & checked & (found == Fault.NONE.value), decodes)
     with bench.m.If(controller.take):
         bench.m.d.sync += sound.eq((check.fault == Fault.NONE) & fits)
     with bench.m.Elif(controller.finish | controller.clear):

@@ -256,8 +256,8 @@ class Machine:
 
     def _gemm(self, walk: Walk) -> None:
         cycles = self._cycles_of(walk)
-        before = t.FETCH + t.DECODE + self._clock.of_check(walk.gemm) + t.START
-        self._counters[Counter.CYCLES] += before + cycles.total
+        around = t.FETCH + t.DECODE + self._clock.of_check(walk.gemm) + t.START + t.NOTICE
+        self._counters[Counter.CYCLES] += around + cycles.total
         self._add(cycles)
         rows, counts = self._make_rows(walk, self.memory, self.parameters)
         self._add(counts)

@@ -57,16 +57,16 @@ class InstructionCycles:
                 unit = _SLICES_LOADED + instruction.operands[1]
             case _:
                 unit = _STORED + instruction.operands[1]
-        return t.FETCH + t.DECODE + t.START + unit
+        return t.FETCH + t.DECODE + t.START + unit + t.NOTICE
 
     def of_check(self, gemm: Gemm) -> int:
         """Cycles of a GEMM's range check: a bit of each count in turn."""
         names = ("MX", "MY", "K0", "K1", "K2", "NT", "G", "NL")
         counts = [gemm[Register[name]] for name in names]
         if not all(counts) or counts[-1] > self.config.columns:
-            return 1
+            return 1 + t.NOTICE
         counts[-1] = gemm.widest_tile
-        return 1 + sum(1 + (count - 1).bit_length() for count in counts)
+        return 1 + sum(1 + (count - 1).bit_length() for count in counts) + t.NOTICE
 
     def of_fault(self, fault: Fault, gemm: Gemm | None) -> int:
         """Cycles from the faulting instruction's word to the status."""

@@ -17,11 +17,14 @@ from sw.isa import Destination
 
 #: The word is taken.
 FETCH: Final = 1
-DECODE: Final = 1
+#: Faults are looked for, then it is decoded.
+DECODE: Final = 2
 #: The two data words of a SET.
 SET_WORDS: Final = 2
 #: A unit is started.
 START: Final = 1
+#: The end of a unit, or of the range check, is noticed.
+NOTICE: Final = 1
 
 # Tile memory and planner.
 

@@ -78,10 +78,10 @@ def test_cycles_are_those_of_the_docstrings() -> None:
     array = SystolicArray(SQUARE.format, SQUARE.rows, SQUARE.columns)
     latency = ResultRows(SQUARE, ArrayEdge.latency + array.latency).latency
     units = (m + k + 6, k + 6, k + 1, latency + m + 1, m + 2)
-    assert outcome.counters[Counter.CYCLES] == sum(2 + unit for unit in units)
+    assert outcome.counters[Counter.CYCLES] == sum(4 + unit for unit in units)
     text = "NOP\nFENCE\nSET K0, 3\nHALT\nMATMUL\nMATMUL\n"
     outcome = verilator(SQUARE, [Run(assemble(text, config=SQUARE).words)])[0]
-    assert outcome.counters[Counter.CYCLES] == 2 + 2 + 4 + 2
+    assert outcome.counters[Counter.CYCLES] == 3 + 3 + 5 + 3
     assert (outcome.fault, outcome.counter) == (Fault.NONE, 6)
     assert outcome.counters[Counter.INSTRUCTIONS] == 4
 

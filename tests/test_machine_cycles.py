@@ -102,19 +102,20 @@ def test_base_instructions_take_the_cycles_that_their_units_state() -> None:
         going = machine.step()
         totals.append(machine.report().cycles)
     taken = [after - before for before, after in pairwise(totals)]
-    # fetch, decode and start; then lanes and slices; slices; slices; rows behind 17 stages; rows
-    assert taken == [2, 4, 3 + 3 + 5 + 5, 3 + 5 + 5, 3 + 5, 3 + 3 + 17, 3 + 3 + 1, 2]
+    # fetch, look, decode, start, notice; then lanes and slices; slices; slices; rows behind 17
+    # stages; rows
+    assert taken == [3, 5, 5 + 3 + 5 + 5, 5 + 5 + 5, 5 + 5, 5 + 3 + 17, 5 + 3 + 1, 3]
 
 
 @pytest.mark.parametrize(
     ("program", "cycles"),
     [
-        ([0xFFFF], 2),
-        ([0x7000], 2),
-        ([0x7000, 0], 3),
-        ([0x7000, 0, 1], 4),
-        ([0x7000, 0, 0, 0x8000], 4 + 2 + 1),
-        ([0x700E, 0, 0, 0x8000], 4 + 2 + 1 + 8 + 3),  # overlaps: 1, 3 bits of NL = 8
+        ([0xFFFF], 3),
+        ([0x7000], 3),
+        ([0x7000, 0], 4),
+        ([0x7000, 0, 1], 5),
+        ([0x7000, 0, 0, 0x8000], 5 + 3 + 2),
+        ([0x700E, 0, 0, 0x8000], 5 + 3 + 2 + 8 + 3),  # overlaps: 1, 3 bits of NL = 8
     ],
 )
 def test_a_fault_takes_the_cycles_up_to_where_it_is_found(program: list[int], cycles: int) -> None:

@@ -249,8 +249,8 @@ class ProgramTimer:
 
     def _gemm(self, load: Load) -> ProgramCost:
         found = gemm_cycles(load)
-        before = t.FETCH + t.DECODE + self._clock.of_check(load.walk.gemm) + t.START
-        return _operands(load) + _time(load, found, before)
+        around = t.FETCH + t.DECODE + self._clock.of_check(load.walk.gemm) + t.START + t.NOTICE
+        return _operands(load) + _time(load, found, around)
 
 
 def _clears(gemm: Gemm) -> bool:
@@ -258,15 +258,15 @@ def _clears(gemm: Gemm) -> bool:
     return gemm.inner == 1 and (gemm.extent_b() or (-1,))[0] == gemm.extent_a()[0]
 
 
-def _time(load: Load, found: GemmCycles, before: int) -> ProgramCost:
-    """Cycles of a GEMM, ``before`` of them until planner and issuer are started."""
+def _time(load: Load, found: GemmCycles, around: int) -> ProgramCost:
+    """Cycles of a GEMM, ``around`` of them until planner and issuer are started and after it."""
     walk, config = load.walk, load.walk.gemm.config
     a_lanes = min(walk.rows, config.rows) * load.a_in_lanes
     b_lanes = min(walk.columns, config.columns) * load.b_in_lanes
     stalls = found.stall_a + found.stall_b
     last_rows = walk.tile_rows(walk.row_tiles - 1)
     return ProgramCost(
-        cycles=before + found.total,
+        cycles=around + found.total,
         compute_cycles=found.compute_cycles,
         stall_a=found.stall_a,
         stall_b=found.stall_b,
