@@ -69,8 +69,8 @@ class Cell(wiring.Component):
         self.target = target
         self.shared = shared
         self.delay = delay
-        given = GivenProduct(format.fraction_bits)
-        self.product = MagnitudeProduct(format, given if shared else multiplier, target)
+        found = GivenProduct(format.fraction_bits) if shared else multiplier
+        self.product = MagnitudeProduct(format, found, target)
         width = format.accumulator_bits(max_terms)
         self.step = Accumulate(width, len(self.product.product), target)
         #: The sum: at the output only while it drains. No reset: ``first`` says where it starts.
