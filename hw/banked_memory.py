@@ -119,7 +119,8 @@ class BankedMemory(wiring.Component):
         Block RAM is late in its cycle: the first levels of the rotator are before the register.
         """
         low = len(turn) // 2
-        late, early = Signal(len(turn) - low), Signal(low)
+        late = Signal(len(turn) - low, name=f"read_{number}_turn_late")
+        early = Signal(low, name=f"read_{number}_turn_early")
         rest = Signal(low, name=f"read_{number}_rest")
         register = Signal(len(found), name=f"read_{number}_register")
         m.submodules[f"read_{number}_rotator"] = first = Rotator(self.width, self.vector)

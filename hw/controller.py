@@ -137,8 +137,10 @@ class Controller(wiring.Component):
         self._index = Signal(32)  # of the instruction's first word
         self._started = Signal()  # the program's first word is taken
         # What comes late in its cycle is looked at in the next one.
-        self._done, self._checked = Signal(), Signal()
-        self._fault, self._range_fault = Signal(Fault), Signal(Fault)
+        self._done = Signal()
+        self._checked = Signal()
+        self._fault = Signal(Fault)
+        self._range_fault = Signal(Fault)
         self._end(m)  # before what sets the status
         self._fetch(m)
         self._execute(m)

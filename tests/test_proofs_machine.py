@@ -258,19 +258,19 @@ CASES = {
         (
             Mutant(
                 Controller,
-                "with m.If(self.fault != Fault.NONE):",
-                "with m.If(self.fault == Fault.SIZE):",
+                "with m.If(self._fault != Fault.NONE):",
+                "with m.If(self._fault == Fault.SIZE):",
                 "an instruction at work has passed its checks",
             ),
             Mutant(
                 Controller,
-                "with m.If(self.range_fault == Fault.NONE):",
-                "with m.If(self.range_fault != Fault.RANGE):",
+                "with m.If(self._range_fault == Fault.NONE):",
+                "with m.If(self._range_fault != Fault.RANGE):",
                 "an instruction at work has passed its checks",
             ),
             Mutant(
                 Atreides,
-                "host.enable.eq(self._controller.idle & ~memory.busy)",
+                "host.enable.eq(self._controller.idle & ~self._controller.clear & ~memory.busy)",
                 "host.enable.eq(~memory.busy)",
                 "parameters and table are written between programs",
             ),
