@@ -1,6 +1,6 @@
 """Zeros in numbers: what holding operands does to power, and what skipping slices does to cycles.
 
-    python -m bench.sparsity [--network digits] [--rows 4] [--columns 4] [--bits 8] [--cycles 1000]
+    python -m bench.sparsity [--network digits] [--rows 2] [--columns 2] [--bits 8] [--cycles 300]
 
 Two tables that have nothing to do with each other. Hold: an array of osu018 gates with its edge,
 once with operand hold and once without, multiplies tiles of real layers, words and zeros as they
@@ -33,12 +33,15 @@ from bench.sparsity_layers import (
     summary,
 )
 from bench.timing import machine, write_json
+from hw.gate_netlist import GateNetlist
 from hw.synthesis import SynthesisError
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.compiler.compile import DEFAULT_MACHINE
 
 _NETWORKS: Final = (DIGITS, "resnet8")
 _STANDARD_CELLS: Final = "osu018"
+#: Characters that the tables need.
+_WIDTH: Final = 120
 
 
 def held(array: HeldArray, layer: LayerWords, cycles: int) -> dict[str, Any]:
@@ -89,28 +92,26 @@ def show(rows: list[dict[str, Any]], skipped: list[dict[str, Any]], title: str) 
             *(f"{row[name]:,}" for name in ("slices", "skipped_slices", "dense_cycles", "cycles")),
             f"{row['saved']:.1%}",
         )
+    console = Console()
+    console.width = max(console.width, _WIDTH)
     for table in (hold, skip):
-        Console().print(table)
+        console.print(table)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser("sparsity", __doc__ or "")
-    parser.add_argument("--network", action="append", choices=NAMES, help="digits and resnet8")
-    parser.add_argument("--rows", type=count, default=4, help="of the array of gates")
-    parser.add_argument("--columns", type=count, default=4)
-    parser.add_argument("--bits", type=count, default=DEFAULT_MACHINE.bits)
-    parser.add_argument("--cycles", type=count, default=1000, help="of each layer")
-    parser.add_argument("--layers", type=count, help="of each network; all if omitted")
-    parser.add_argument("-o", "--output", type=writable, default="build/bench/sparsity.json")
+    parser = _parser()
     options = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     totals: dict[str, Any] = {}
+    sizes = {name: getattr(options, name) for name in ("rows", "columns", "bits")}
+    result = {**{"machine": machine(), **sizes}, "hold": rows, "skip": skipped, "totals": totals}
     console = Console(stderr=True)
     try:
         format = replace(DEFAULT_MACHINE, bits=options.bits).format
         with console.status(f"{options.rows} x {options.columns} cells to gates"):
             array = HeldArray(format, options.rows, options.columns, DEFAULT_MACHINE.max_terms)
+        result["cells"] = {hold: len(netlist.gates) for hold, netlist in _named(array)}
         for name in options.network or _NETWORKS:
             with console.status(f"compiling {name}"):
                 artefact, image = network(name, options.bits)
@@ -120,6 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
             for layer in layer_words(name, artefact, image)[: options.layers]:
                 with console.status(f"{name}: {layer.name}"):
                     rows.append(held(array, layer, options.cycles))
+                write_json(Path(options.output), result)  # a long run that is ended leaves these
     except ValueError as error:
         parser.error(str(error))
     except (SynthesisError, MissingSimulator, SimulationFailed, WrongSums) as error:
@@ -128,16 +130,24 @@ def main(arguments: list[str] | None = None) -> int:
     show(rows, skipped, f"{options.rows} x {options.columns} SF{options.bits}")
     for name, total in totals.items():
         print(f"{name}: {total['cycles']:,} of {total['dense_cycles']:,} cycles by skipping")
-    result = {
-        **{"machine": machine(), "rows": options.rows, "columns": options.columns},
-        **{"bits": options.bits, "cells": {h: len(n.gates) for h, n in _named(array)}},
-        **{"hold": rows, "skip": skipped, "totals": totals},
-    }
-    write_json(Path(options.output), result)
     return 0
 
 
-def _named(array: HeldArray) -> list[tuple[str, Any]]:
+def _parser() -> Parser:
+    parser = Parser("sparsity", __doc__ or "")
+    parser.add_argument("--network", action="append", choices=NAMES, help="digits and resnet8")
+    parser.add_argument("--rows", type=count, default=2, help="of the array of gates")
+    parser.add_argument("--columns", type=count, default=2)
+    parser.add_argument("--bits", type=count, default=DEFAULT_MACHINE.bits)
+    parser.add_argument("--cycles", type=count, default=300, help="of each layer")
+    parser.add_argument(
+        "--layers", type=count, default=4, help="of each network that go through gates"
+    )
+    parser.add_argument("-o", "--output", type=writable, default="build/bench/sparsity.json")
+    return parser
+
+
+def _named(array: HeldArray) -> list[tuple[str, GateNetlist]]:
     return [("held" if hold else "plain", netlist) for hold, netlist in array.netlists.items()]
 
 

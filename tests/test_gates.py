@@ -31,8 +31,8 @@ FOLDER = Path(__file__).parent.parent / "programs"
 SMALL = MachineConfig(
     bits=3, rows=2, columns=2, slots=16, parameters=1, row_parameters=1, max_terms=8
 )
-#: Its memory takes block RAM.
-LARGE = replace(SMALL, slots=512)
+#: Its parameter memories take block RAM.
+LARGE = replace(SMALL, parameters=256)
 PUBLISHED = MachineConfig()
 PROGRAMS = ("hello", "gemm", "perceptron", "convolution", "attention")
 
@@ -190,7 +190,7 @@ def test_the_machines_netlist_agrees_with_the_model_word_for_word(netlist: str) 
 
 @pytest.mark.slow
 def test_block_ram_of_ecp5_agrees_with_the_model() -> None:
-    """A memory that is large enough for the synthesiser to take blocks."""
+    """Memories that are large enough for the synthesiser to take blocks."""
     design = netlist_design(LARGE, "ecp5")
     assert len(re.findall(r"^  DP16KD #", design.verilog, re.MULTILINE)) > 1
     assert differences(random_jobs(2, LARGE), "icarus", "ecp5") == []
