@@ -152,20 +152,16 @@ class Controller(wiring.Component):
     def _go(self, m: Module, state: State) -> None:
         m.d.sync += self._state.eq(state)
 
-    def _stop(self, m: Module, fault: Value | Fault, counter: Value) -> None:
+    def _stop(self, m: Module, fault: Value | Fault) -> None:
         """End the program."""
         self._go(m, State.END)
-        m.d.sync += [
-            self.status.valid.eq(1),
-            self.status.payload.fault.eq(fault),
-            self.status.payload.counter.eq(counter),
-        ]
+        m.d.sync += [self.status.valid.eq(1), self.status.payload.fault.eq(fault)]
 
-    def _finish(self, m: Module, last: Value, taken: Value) -> None:
+    def _finish(self, m: Module, last: Value) -> None:
         """The instruction is done: go on with the next word, unless the last is taken."""
         m.d.comb += self.finish.eq(1)
         with m.If(last):
-            self._stop(m, Fault.NONE, taken)
+            self._stop(m, Fault.NONE)
         with m.Else():
             self._go(m, State.FETCH)
 
@@ -203,15 +199,15 @@ class Controller(wiring.Component):
         with m.If((self._state == State.SET_LOW) & taken):
             m.d.sync += low.eq(word)
             with m.If(last):
-                self._stop(m, Fault.TRUNCATED, self._index)
+                self._stop(m, Fault.TRUNCATED)
             with m.Else():
                 self._go(m, State.SET_HIGH)
         with m.If((self._state == State.SET_HIGH) & taken):
             with m.If(self.fits):
                 m.d.comb += self.set.enable.eq(1)
-                self._finish(m, last, self._taken + 1)
+                self._finish(m, last)
             with m.Else():
-                self._stop(m, Fault.VALUE, self._index)
+                self._stop(m, Fault.VALUE)
 
     def _execute(self, m: Module) -> None:
         """Decode, check, start a unit and wait for it."""
@@ -237,11 +233,11 @@ class Controller(wiring.Component):
                 with m.If(self._range_fault == Fault.NONE):
                     self._start(m, unit)
                 with m.Else():
-                    self._stop(m, self._range_fault, self._index)
+                    self._stop(m, self._range_fault)
             with m.Case(State.START):
                 self._go(m, State.EXECUTE)
             with m.Case(State.EXECUTE), m.If(self._done):
-                self._finish(m, self._last, self._taken)
+                self._finish(m, self._last)
 
     def _start(self, m: Module, unit: Value) -> None:
         """The instruction takes effect; its unit starts in the next cycle."""
@@ -251,10 +247,10 @@ class Controller(wiring.Component):
 
     def _decode(self, m: Module, unit: Value) -> None:
         with m.If(self._fault != Fault.NONE):
-            self._stop(m, self._fault, self._index)
+            self._stop(m, self._fault)
         with m.Elif(self._line(Opcode.SET)):
             with m.If(self._last):
-                self._stop(m, Fault.TRUNCATED, self._index)
+                self._stop(m, Fault.TRUNCATED)
             with m.Else():
                 self._go(m, State.SET_LOW)
         with m.Elif(unit.gemm):
@@ -263,11 +259,13 @@ class Controller(wiring.Component):
         with m.Elif(unit.as_value().any()):
             self._start(m, unit)
         with m.Else():
-            self._finish(m, self._last | self._line(Opcode.HALT), self._taken)
+            self._finish(m, self._last | self._line(Opcode.HALT))
 
     def _end(self, m: Module) -> None:
         """Offer the status, discard the words that are left, and let the counters settle."""
-        settled = Signal(range(SETTLE_CYCLES + 1))
+        settled, status = Signal(range(SETTLE_CYCLES + 1)), self.status.payload
+        # Words that are discarded do not count as taken: both stay as they are at the end.
+        m.d.comb += status.counter.eq(Mux(status.fault == Fault.NONE, self._taken, self._index))
         with m.If(self.status.ready):
             m.d.sync += self.status.valid.eq(0)
         with m.If(self._state != State.END):
