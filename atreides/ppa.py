@@ -27,7 +27,7 @@ COMPARED: Final = ("mac", "multiplier")
 LIBERTY: Final = "liberty"
 _DEFAULTS: Final = Options()
 _COLUMNS: Final = (
-    *("lut", "ff", "dsp", "bram", "mhz", "um2", "ns"),
+    *("lut", "ff", "dsp", "bram", "mhz", "um2", "ns", "memory_bits"),
     *("saved", "saved_hardfloat", "published"),
     *("mw", "power_saved", "power_published"),
     *("mac_per_s", "mac_per_s_lut", "mac_per_s_mw"),
@@ -38,6 +38,7 @@ _HEADINGS: Final = {
     "dsp": "DSP",
     "bram": "BRAM",
     "mhz": "MHz (range)",
+    "memory_bits": "memory bits",
     "saved": "saved",
     "saved_hardfloat": "(H)",
     "published": "publ.",
@@ -157,6 +158,8 @@ def show(title: str, rows: Sequence[Row], console: Console) -> None:
             "saved: per cent of binary32, fused and rounded once; (H): of HardFloat's area; "
             "publ.: as published."
         )
+    if "memory_bits" in names:
+        console.print("memory bits: not in the area; paths through memories are not known.")
     if powered:
         zeros = real_layer(FOLDER).zeros
         console.print(

@@ -83,8 +83,11 @@ class Flow:
         library = ""
         if self.liberty is not None:
             library = hashlib.sha256(self.liberty.read_bytes()).hexdigest()
-        found = self._kept(f"gates {DELAY_GOAL} {rival.options} {library}", source, run)
-        row: Row = {"um2": found["area"], "ns": found["delay"]}
+        found = self._kept(f"cells {DELAY_GOAL} {rival.options} {library}", source, run)
+        row: Row = {"um2": found["area"]}
+        if found["memory_bits"]:
+            return row | {"memory_bits": found["memory_bits"]}
+        row["ns"] = found["delay"]
         if rival.macs:
             row["mac_per_s"] = rival.macs * 1e9 / found["delay"]
         if self.powered:
@@ -157,8 +160,8 @@ class Flow:
 def compare(rows: Sequence[Row], target: str) -> list[Row]:
     """The rows with per cent of binary32's area and power that each saves, if that is among them.
 
-    On osu018 against Berkeley HardFloat's too; beside SFx of a published width, the published
-    saving.
+    On osu018 against Berkeley HardFloat's too; in standard cells beside SFx of a published width,
+    the published saving.
     """
     unit = "lut" if target in FPGAS else "um2"
     reference = next((row for row in rows if row["unit"] == REFERENCE), None)
@@ -170,7 +173,8 @@ def compare(rows: Sequence[Row], target: str) -> list[Row]:
         row = {**row, "saved": saved(row[unit], area)}
         if target == "osu018":
             row["saved_hardfloat"] = saved(row[unit], HARDFLOAT.area)
-        if row["kind"].startswith(FAMILY) and row["bits"] in PUBLISHED:
+        published = target not in FPGAS and row["bits"] in PUBLISHED
+        if published and row["kind"].startswith(FAMILY):
             row["published"] = PUBLISHED[row["bits"]][0]
         if milliwatts is not None:
             row["power_saved"] = saved(row["mw"], milliwatts)

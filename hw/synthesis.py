@@ -50,12 +50,16 @@ class Gates:
     ----------
     area : float
         Square micrometres, no wires.
-    delay : float
+    delay : float or None
         Nanoseconds, longest path through logic, no wires; from clock edge to set-up with registers.
+        None with memories, whose paths are not known.
+    memory_bits : int
+        Of memories, which the area leaves out: a cell library has none.
     """
 
     area: float
-    delay: float
+    delay: float | None
+    memory_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ def standard_cells(
 ) -> Gates:
     """Map to a library by ``synth; dfflibmap; abc -D 3000`` and time with OpenSTA.
 
+    Memories are left out: what they read comes in, what they are given is kept.
+
     Parameters
     ----------
     source : Source
@@ -130,7 +136,7 @@ def standard_cells(
             [
                 f"read_liberty -lib -ignore_miss_func {library}",
                 *_read(source, folder),
-                f"synth -flatten -top {_TOP} {options}",
+                *_synthesise(source, options),
                 f"dfflibmap -liberty {library}",
                 f"abc -D {DELAY_GOAL} -liberty {library}",
                 "splitnets",  # OpenSTA reads no assignment to a concatenation
@@ -140,7 +146,31 @@ def standard_cells(
             ]
         )
         area = json.loads((folder / "stat.json").read_text())["design"]["area"]
-        return Gates(float(area), _longest_path(folder, clocked, library))
+        memory_bits = _memory_bits(source)
+        delay = None if memory_bits else _longest_path(folder, clocked, library)
+        return Gates(float(area), delay, memory_bits)
+
+
+def _synthesise(source: Source, options: str) -> list[str]:
+    """yosys' commands from logic to gates, with memories cut out where there are any."""
+    whole = f"synth -flatten -top {_TOP} {options}"
+    if not _memory_bits(source):
+        return [whole]
+    return [
+        f"{whole} -run begin:fine",
+        "select -set memories t:$mem_v2",
+        "select -set given @memories %ci1 w:* %i i:* %d",
+        "select -clear",
+        "setattr -set keep 1 @given",
+        "delete t:$mem_v2",
+        "setundef -undriven -expose",
+        *("opt -full", "techmap", "opt -fast"),
+    ]
+
+
+def _memory_bits(source: Source) -> int:
+    found = re.findall(r"^\s*memory width (\d+) size (\d+)", source.text, re.MULTILINE)
+    return sum(int(width) * int(size) for width, size in found)
 
 
 def _longest_path(folder: Path, clocked: bool, library: Path) -> float:

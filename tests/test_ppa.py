@@ -28,6 +28,8 @@ from hw.synthesis import (
     Source,
     SynthesisError,
     check_standard_cells,
+    run_passes,
+    standard_cells,
     verilog_source,
 )
 from hw.tops import Options
@@ -280,6 +282,21 @@ def test_the_layer_is_real_and_kept(tmp_path: Path) -> None:
     again = real_layer(tmp_path)
     assert (again.weights == found.weights).all()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_memories_are_counted_in_bits_and_not_in_gates(tmp_path: Path) -> None:
+    needs(check_standard_cells)
+    text = (
+        "module unit(input clk, input [7:0] d, input [3:0] at, w, output reg [7:0] q);"
+        "reg [7:0] m [0:15]; always @(posedge clk) begin m[w] <= d ^ q; q <= m[at]; end endmodule"
+    )
+    path = tmp_path / "unit.v"
+    path.write_text(text)
+    run_passes([f"read_verilog {path}", "proc", f"write_rtlil {tmp_path}/unit.il"])
+    found = standard_cells(Source((tmp_path / "unit.il").read_text(), "rtlil"), clocked=True)
+    assert found.memory_bits == 128
+    assert found.delay is None
+    assert found.area < 8 * 96 + 8 * 96  # a register and eight exclusive ors, no 128 registers
 
 
 def test_units_that_do_not_accumulate_are_shown_with_their_power(
