@@ -22,8 +22,8 @@ from sw.runtime.link import frame
 from sw.runtime.self_test import stored_test
 
 CONFIG = MachineConfig(
-    bits=4,
-    rows=2,
+    bits=3,
+    rows=1,
     columns=2,
     slots=16,
     parameters=4,
@@ -234,9 +234,9 @@ def board_port(led: str) -> SimulatedPort:
 @pytest.mark.slow
 def test_after_the_self_test_a_host_finds_the_machine_and_its_bitstream() -> None:
     with BoardDevice(CONFIG, board_port("passed"), silence=0.04, build=BUILD) as board:
-        words = np.arange(64) % 16
+        words = np.arange(CONFIG.memory_words) % 8
         board.write(0, words)
-        assert (board.read(0, 64) == words).all()
+        assert (board.read(0, len(words)) == words).all()
         assert board.greeting == GREETING
     with pytest.raises(WrongBoard, match=f"must hold bitstream 00, not {BUILD}"):
         BoardDevice(CONFIG, board_port("passed"), silence=0.04, build="00")
