@@ -101,6 +101,18 @@ SUBCOMMANDS: Final = (
         "evaluate",
     ),
     Subcommand(
+        "explore",
+        "Compare machines on boards by accuracy, area, frequency and cycles.",
+        "atreides.explore",
+        "explore",
+    ),
+    Subcommand(
+        "fit",
+        "Show the largest array of each width that a board holds.",
+        "atreides.fit",
+        "fit",
+    ),
+    Subcommand(
         "generate",
         "Generate text with a language model, on the machine or as quantized.",
         "atreides.generate",

@@ -1,0 +1,143 @@
+"""The points that none beats: as a table, as a picture, as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from atreides.explore_points import Accuracy
+from atreides.explore_run import Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def accuracy_of(outcome: Outcome, accuracy: Accuracy | None) -> float | None:
+    """The log's figure for the width of a point; None if it has none."""
+    if accuracy is None:
+        return None
+    found = accuracy.best.get(outcome.point.config.bits)
+    return None if found is None else found[0]
+
+
+def front(outcomes: Sequence[Outcome], accuracy: Accuracy | None) -> list[Outcome]:
+    """Those that no other beats in time, area, memory and accuracy.
+
+    Time is cycles until every point has a frequency. Without an accuracy, more bits are better;
+    with a log, a point without a figure there counts as the least accurate. Boards are compared
+    each by itself.
+    """
+    able = [one for one in outcomes if one.figures is not None]
+    timed = all(one.figures and one.figures.megahertz for one in able)
+    values = {id(one): tuple(_objectives(one, accuracy, timed)) for one in able}
+    return [
+        one
+        for one in able
+        if not any(
+            other.point.board == one.point.board and _beats(values[id(other)], values[id(one)])
+            for other in able
+        )
+    ]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _objectives(one: Outcome, accuracy: Accuracy | None, timed: bool) -> Iterator[float]:
+    figures = one.figures
+    assert figures is not None
+    yield (figures.milliseconds or math.inf) if timed else figures.cycles
+    yield from (figures.luts, figures.block_rams, figures.dsps)
+    if accuracy is None:
+        yield -one.point.config.bits
+    else:
+        found = accuracy_of(one, accuracy)
+        yield math.inf if found is None else found
+
+
+def show(
+    outcomes: Sequence[Outcome],
+    best: Sequence[Outcome],
+    accuracy: Accuracy | None,
+    console: Console,
+) -> None:
+    """Print the front, and what failed."""
+    metric = accuracy.metric if accuracy else ""
+    table = Table(title=f"machines that none beats, of {len(outcomes)}")
+    names = ("board", "words", "array", "multiplier", metric, "LUTs", "RAM", "DSP", "cycles")
+    for name in (*names, "MHz", "ms"):
+        if name:
+            table.add_column(name, justify="left" if name in ("board", "multiplier") else "right")
+    order = sorted(best, key=lambda o: (o.point.board, o.figures.luts if o.figures else 0))
+    for one in order:
+        config, figures = one.point.config, one.figures
+        assert figures is not None
+        found = accuracy_of(one, accuracy)
+        told = [] if accuracy is None else ["-" if found is None else f"{found:,.4g}"]
+        milliseconds = figures.milliseconds
+        table.add_row(
+            *(one.point.board, f"SF{config.bits}", f"{config.rows} x {config.columns}"),
+            *(config.multiplier, *told, f"{figures.luts:,}", f"{figures.block_rams}"),
+            *(f"{figures.dsps}", f"{figures.cycles:,}"),
+            "-" if figures.megahertz is None else f"{figures.megahertz:.1f}",
+            "-" if milliseconds is None else f"{milliseconds:.3g}",
+        )
+    console.print(table)
+    for sentence in notes(outcomes, accuracy):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def notes(outcomes: Sequence[Outcome], accuracy: Accuracy | None) -> Iterator[str]:
+    """What the reader must know: what the log lacks, what has no frequency, what failed."""
+    able = [one for one in outcomes if one.figures is not None]
+    if accuracy is not None:
+        yield from accuracy.told
+        bits = sorted({o.point.config.bits for o in able} - set(accuracy.best))
+        if bits:
+            widths = ", ".join(f"SF{width}" for width in bits)
+            yield f"{widths}: the log has no {accuracy.metric}, so these count as least accurate."
+    slow = sum(one.figures is not None and one.figures.megahertz is None for one in able)
+    if slow:
+        yield f"{slow} of {len(able)} have no frequency: --place measures it, or atreides build."
+    for one in outcomes:
+        if one.failure:
+            yield f"{one.point.label}: {one.failure}"
+
+
+def picture(
+    outcomes: Sequence[Outcome], best: Sequence[Outcome], accuracy: Accuracy | None, format: str
+) -> bytes:
+    """Look-up tables against cycles, and against the log's figure if there is one."""
+    from atreides.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, draw
+
+    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
+    able = [one for one in outcomes if one.figures is not None]
+    widths = sorted({one.point.config.bits for one in able})
+    chosen = {id(one) for one in best}
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(1, 1 if accuracy is None else 2, squeeze=False)[0]
+        for number, width in enumerate(widths):
+            mine = [one for one in able if one.point.config.bits == width]
+            colour = colours[number % len(colours)]
+            for one in mine:
+                assert one.figures is not None
+                faint = 1.0 if id(one) in chosen else 0.3
+                look: dict[str, Any] = {"color": colour, "alpha": faint, "markersize": 5}
+                panels[0].plot(one.figures.luts, one.figures.cycles, "o", **look)
+                found = accuracy_of(one, accuracy)
+                if found is not None:
+                    panels[1].plot(one.figures.luts, found, "o", **look)
+            panels[0].plot([], [], "o", color=colour, label=f"SF{width}")
+        panels[0].set(xscale="log", yscale="log", xlabel="look-up tables", ylabel="cycles")
+        if accuracy is not None:
+            panels[1].set(xscale="log", xlabel="look-up tables", ylabel=accuracy.metric)
+        figure.legend(loc="outside upper left", ncols=8, fontsize=8)
+
+    return draw(8.0, 4.4, paint, format)
