@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -163,16 +165,16 @@ def _dask(
     todo: Sequence[Point], work: Work, evaluate: Evaluate, jobs: int, scheduler: str | None
 ) -> Iterator[Result]:
     try:
-        from distributed import as_completed
+        dask: Any = importlib.import_module("distributed")
     except ImportError:
         raise ValueError(MISSING) from None
-    with _client(jobs, scheduler) as client:
+    with _client(dask, jobs, scheduler) as client:
         waiting = {
             client.submit(attempt, evaluate, point, work, pure=False, retries=0): point
             for point in todo
         }
         try:
-            for future in as_completed(waiting, loop=client.loop):
+            for future in dask.as_completed(waiting, loop=client.loop):
                 point = waiting[future]
                 if future.status == "finished":
                     yield (point, *future.result())
@@ -184,18 +186,14 @@ def _dask(
 
 
 @contextmanager
-def _client(jobs: int, scheduler: str | None) -> Iterator[Any]:
+def _client(dask: Any, jobs: int, scheduler: str | None) -> Iterator[Any]:
     """A client of a scheduler, or of workers on this machine."""
-    import logging
-
-    from distributed import Client, LocalCluster
-
     for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.core"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         if scheduler is not None:
             try:
-                client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+                client = dask.Client(scheduler, timeout=PATIENCE, set_as_default=False)
             except (OSError, ValueError, TypeError) as error:
                 reason = " ".join(str(error).split())[:120] or type(error).__name__
                 raise ValueError(
@@ -204,8 +202,8 @@ def _client(jobs: int, scheduler: str | None) -> Iterator[Any]:
             yield stack.enter_context(client)
             return
         cluster = stack.enter_context(
-            LocalCluster(
+            dask.LocalCluster(
                 n_workers=jobs, threads_per_worker=1, dashboard_address=None, processes=True
             )
         )
-        yield stack.enter_context(Client(cluster, set_as_default=False))
+        yield stack.enter_context(dask.Client(cluster, set_as_default=False))
