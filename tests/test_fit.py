@@ -145,6 +145,7 @@ def test_buses_take_a_table_per_two_rows_and_more_to_join_them() -> None:
     assert [fit.bus_luts(rows) for rows in (1, 2, 3, 4, 8, 16)] == [1, 1, 3, 3, 5, 11]
 
 
+@pytest.mark.slow
 def test_learning_finds_the_coefficients_that_made_the_measurements() -> None:
     made = []
     for bits, rows, columns in ((4, 2, 2), (8, 4, 4), (4, 8, 8), (16, 2, 4), (12, 4, 8)):

@@ -178,6 +178,7 @@ def test_a_machine_that_takes_nothing_is_told() -> None:
     assert link.operate(run)[0] == 0xFF  # only the trailer, in time
 
 
+@pytest.mark.slow
 def test_programs_longer_than_a_request_and_results_longer_than_a_reply_pass_whole() -> None:
     port = BenchPort(CONFIG, limit=460)
     program = tuple(range(500))

@@ -55,6 +55,7 @@ def test_every_layer_of_resnet8_is_the_same_on_tensors_and_on_the_machine_model(
     assert torch.equal(found.outputs.argmax(1), floats.argmax(1))
 
 
+@pytest.mark.slow
 def test_an_image_through_resnet8_is_the_same_on_tensors_and_on_rtl(resnet8, saved):
     device = make_device(saved.config, "verilator")
     found = compare(saved, device, "RTL", resnet8.images[:1])
