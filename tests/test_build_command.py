@@ -320,7 +320,7 @@ class Echo(wiring.Component):
         ("icebreaker", b"\xff\x00\x00\xff\x7e\xaa\x99\x7e", "ICESTORM_PLL"),
         ("ice40-hx8k-evn", b"\xff\x00\x00\xff\x7e\xaa\x99\x7e", "ICESTORM_PLL"),
         ("orangecrab-25f", b"\xff\x00", "EHXPLLL"),
-        ("tang-nano-9k", b"//", "rPLL"),
+        ("tang-nano-9k", b"1" * 16, "rPLL"),
     ],
 )
 def test_every_familys_tools_make_a_bitstream_with_its_loop(
