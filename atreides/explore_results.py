@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -69,11 +70,16 @@ def show(
 ) -> None:
     """Print the front, and what failed."""
     metric = accuracy.metric if accuracy else ""
-    table = Table(title=f"machines that none beats, of {len(outcomes)}")
+    table = Table(
+        title=f"machines that none beats, of {len(outcomes)}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     names = ("board", "words", "array", "multiplier", metric, "LUTs", "RAM", "DSP", "cycles")
     for name in (*names, "MHz", "ms"):
         if name:
-            table.add_column(name, justify="left" if name in ("board", "multiplier") else "right")
+            left = name in ("board", "multiplier")
+            table.add_column(name, justify="left" if left else "right", no_wrap=True)
     order = sorted(best, key=lambda o: (o.point.board, o.figures.luts if o.figures else 0))
     for one in order:
         config, figures = one.point.config, one.figures
