@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,6 @@ from sw.wasq.config import effective_bits
 from sw.wasq.healing import HealingError, HealOptions, heal_
 from sw.wasq.healing.annealed import scouted_bench
 from sw.wasq.healing.samples import Samples
-from sw.wasq.healing.search import (
-    Energy,
-    Found,
-    OutOfMeasurements,
-    Problem,
-    State,
-    anneal,
-    greedy,
-    integer_program,
-    random_search,
-)
 from sw.wasq.healing.task import Task
 from sw.wasq.kept import SelectiveLayer
 from sw.wasq.modules import QuantizedLayer
@@ -35,113 +23,6 @@ from tests.tiny_models import TinyVision, tiny_llama, tiny_text
 
 FOUR = SFConfig(weights=4, activations=8, weight_scale="block", activation_scale="block")
 OPTIONS = HealOptions(steps=2, batch=4, learning_rate=5e-3, warmup=0, rho=0.5)
-GROUPS, CHOICES = 6, 3
-SIZES = (1, 2, 3, 1, 2, 3)
-
-
-def make_problem() -> Problem:
-    """Widths 2, 3 and 4 of groups of some sizes; on average 3."""
-    costs = tuple(tuple(float(size * bits) for bits in (2, 3, 4)) for size in SIZES)
-    return Problem((costs,), (3.0 * sum(SIZES),), (1,) * GROUPS)
-
-
-def additive(state: State) -> float:
-    weights = (5.0, 1.0, 0.2, 3.0, 9.0, 0.5)
-    return sum(w * 4.0**-choice for w, choice in zip(weights, state, strict=True))
-
-
-def rough(state: State) -> float:
-    """Groups that need each other, so that single gains mislead."""
-    return additive(state) + 4.0 * abs(state[0] - state[1]) - 3.0 * (state[2] == state[5] == 2)
-
-
-def best_of_all(function: object) -> float:
-    problem = make_problem()
-    states = itertools.product(range(CHOICES), repeat=GROUPS)
-    return min(function(s) for s in states if problem.is_allowed(s))  # type: ignore[operator]
-
-
-def run(how: str, function: object, limit: int, seed: int = 1) -> tuple[Found, Energy]:
-    problem = make_problem()
-    energy = Energy(function, limit)  # type: ignore[arg-type]
-    if how == "annealing":
-        return anneal(problem, energy, seed), energy
-    if how == "random":
-        return random_search(problem, energy, seed), energy
-    return (greedy if how == "greedy" else integer_program)(problem, energy), energy
-
-
-HOWS = ["annealing", "random", "greedy", "integer program"]
-
-
-@pytest.mark.parametrize("limit", [3, 14, 60])
-@pytest.mark.parametrize("how", HOWS)
-def test_a_search_keeps_the_caps_and_its_number_of_measurements(how: str, limit: int) -> None:
-    found, energy = run(how, rough, limit)
-    assert make_problem().is_allowed(found.state)
-    assert energy.spent == found.spent <= limit
-    assert found.energy == rough(found.state) <= rough((1,) * GROUPS)
-    assert len(found.path) == found.spent
-    assert list(found.path) == sorted(found.path, reverse=True)
-
-
-def test_the_integer_program_is_exact_where_gains_add_up() -> None:
-    limit = make_problem().measurements
-    assert run("integer program", additive, limit)[0].energy == pytest.approx(best_of_all(additive))
-
-
-def test_annealing_finds_what_single_gains_miss() -> None:
-    best = best_of_all(rough)
-    annealed = min(run("annealing", rough, 150, seed)[0].energy for seed in range(3))
-    assert annealed == pytest.approx(best)
-    assert run("integer program", rough, 150)[0].energy > best
-
-
-def test_greedy_is_near_the_best_where_gains_add_up() -> None:
-    worst, best = additive((1,) * GROUPS), best_of_all(additive)
-    assert run("greedy", additive, 60)[0].energy - best < 0.3 * (worst - best)
-
-
-@pytest.mark.parametrize("how", ["annealing", "random"])
-def test_a_seed_decides_a_search(how: str) -> None:
-    first, again, other = (run(how, rough, 20, seed) for seed in (1, 1, 2))
-    assert list(first[1].known) == list(again[1].known) != list(other[1].known)
-
-
-def test_annealing_at_no_heat_only_goes_down() -> None:
-    problem, seen = make_problem(), []
-
-    def measure(state: State) -> float:
-        seen.append(state)
-        return rough(state)
-
-    found = anneal(problem, Energy(measure, 40), 3, chains=1, heat=1e-9)
-    now = seen[0]
-    for state in seen[1:]:  # each state that is measured is a move away from the best so far
-        differing = sum(a != b for a, b in zip(now, state, strict=True))
-        assert differing <= 2
-        now = state if rough(state) <= rough(now) else now
-    assert found.state == now
-
-
-def test_chains_give_prizes_the_best_first() -> None:
-    found, _ = run("annealing", rough, 60)
-    assert found.prizes[0] == found.state
-    values = [rough(state) for state in found.prizes]
-    assert values == sorted(values)
-
-
-def test_energies_are_remembered_and_counted() -> None:
-    calls: list[State] = []
-    energy = Energy(lambda state: float(len(calls) or calls.append(state) or 1), 1)
-    assert energy((0,)) == energy((0,)) == 1
-    with pytest.raises(OutOfMeasurements):
-        energy((1,))
-
-
-def test_a_start_beyond_the_caps_is_refused() -> None:
-    with pytest.raises(ValueError, match="start must be within the caps"):
-        replace(make_problem(), start=(2,) * GROUPS)
 
 
 def test_the_energy_is_the_loss_of_the_model_with_those_widths() -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from torch import nn
 
+from sw.wasq.healing.climb import greedy
 from sw.wasq.healing.findings import Findings, refuse_sharded, resumed
 from sw.wasq.healing.layers import HealingLayer, prepare_healing_
 from sw.wasq.healing.lottery import Draw
@@ -23,7 +24,6 @@ from sw.wasq.healing.search import (
     Found,
     Problem,
     anneal,
-    greedy,
     integer_program,
     random_search,
 )
@@ -117,7 +117,7 @@ def search(bench: Bench, problem: Problem, how: str, task: Task, seed: int | Non
     if how == "random":
         return random_search(problem, energy, seed)
     if how == "greedy":
-        return greedy(problem, energy)
+        return greedy(problem, energy, seed)
     if how == "integer program":
         return integer_program(problem, energy)
     raise HealingError(f"search must be one of {', '.join(SEARCHES)}, not {how!r}")

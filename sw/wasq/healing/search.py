@@ -1,12 +1,12 @@
-"""Choose for each group of weights one of several treatments, under caps: four ways to search.
+"""Choose for each group of weights one of several treatments, under caps: ways to search.
 
 The groups' energy is a measured loss, so that what a search costs is how often it measures. All
-ways get the same number of measurements, memoised: to ask again for a state is free.
+ways begin at the same state and get the same number of measurements, memoised: to ask again for a
+state is free. Greedy search is in :mod:`sw.wasq.healing.climb`.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ import torch
 
 #: One choice per group, as its number.
 State = tuple[int, ...]
+#: A group and its new choice.
+Move = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,69 +158,30 @@ def anneal(
         prizes.append(_chain(problem, energy, generator, limit, heat, end))
         before = energy.spent
     unique = sorted(set(prizes), key=lambda state: energy.known[state])
-    return _found(problem, energy, tuple(unique))
+    return found_by(problem, energy, tuple(unique))
 
 
 def random_search(problem: Problem, energy: Energy, seed: int) -> Found:
-    """Measure states drawn by chance: random walks of allowed moves from the start."""
+    """From the start, steps of random length and direction, kept if better (Rastrigin, 1963).
+
+    A step is a walk of 1, 2, 4, ... allowed moves, the number drawn too. L. A. Rastrigin, "The
+    convergence of the random search method", Automation and Remote Control 24.
+    """
     generator = torch.Generator().manual_seed(seed)
     state, misses = problem.start, 0
     try:
-        energy(state)
+        now = energy(state)
         while misses < _PATIENCE:
-            for _ in range(2 * problem.groups):
-                state = _neighbour(problem, state, generator) or state
-            misses = misses + 1 if state in energy.known else 0
-            energy(state)
+            tried = state
+            length = 1 << int(torch.randint(problem.groups.bit_length(), (), generator=generator))
+            for _ in range(length):
+                tried = neighbour(problem, tried, generator) or tried
+            misses = misses + 1 if tried in energy.known else 0
+            if (found := energy(tried)) < now:
+                state, now = tried, found
     except OutOfMeasurements:
         pass
-    return _found(problem, energy)
-
-
-def greedy(problem: Problem, energy: Energy) -> Found:
-    """From the cheapest state, the step up that gains most per cost, again and again.
-
-    Gains are measured one group at a time, and again when their turn comes (lazy greedy of M.
-    Minoux, 1978). Once measurements end, gains known are trusted, and a group's next step counts as
-    a quarter of its last, as one bit more leaves a quarter of the squared error.
-    """
-    state = _cheapest(problem)
-    energy(problem.start)
-    now = energy(state)
-    heap: list[tuple[float, int, State, _Move]] = []
-
-    def offer(move: _Move, guess: float) -> None:
-        gain = guess
-        if energy.spent < energy.limit - 1:
-            gain = _gain(problem, energy, state, now, move)
-        heapq.heappush(heap, (-gain, len(heap), state, move))
-
-    for group in range(problem.groups):
-        for choice in _steps_up(problem, group, state[group]):
-            offer((group, choice), 0.0)
-    while heap:
-        negative, _, seen, move = heapq.heappop(heap)
-        changed = _moved(state, move)
-        if move[1] not in _steps_up(problem, move[0], state[move[0]]):
-            continue  # the group has moved on
-        if not problem.is_allowed(changed):
-            continue
-        if seen != state and energy.spent < energy.limit - 1:
-            gain = _gain(problem, energy, state, now, move)
-            if heap and -gain > heap[0][0]:
-                heapq.heappush(heap, (-gain, len(heap), state, move))
-                continue
-            negative = -gain
-        if negative >= 0:
-            continue
-        state = changed
-        if energy.spent < energy.limit - 1:
-            now = energy(state)
-        for choice in _steps_up(problem, move[0], state[move[0]]):
-            offer((move[0], choice), -negative / 4)
-    if energy.spent < energy.limit:
-        energy(state)
-    return _found(problem, energy)
+    return found_by(problem, energy)
 
 
 def integer_program(problem: Problem, energy: Energy) -> Found:
@@ -239,7 +202,7 @@ def integer_program(problem: Problem, energy: Energy) -> Found:
     try:
         for choice in range(problem.choices):
             for group in range(problem.groups):
-                changed = _moved(start, (group, choice))
+                changed = with_change(start, (group, choice))
                 if energy.spent >= energy.limit - 1 and changed not in energy.known:
                     raise OutOfMeasurements
                 gains[group, choice] = energy(changed) - base
@@ -261,12 +224,11 @@ def integer_program(problem: Problem, energy: Energy) -> Found:
         state = tuple(int(c) for c in chosen)
         if problem.is_allowed(state):
             energy(state)
-    return _found(problem, energy)
+    return found_by(problem, energy)
 
 
 #: Draws in a row that give nothing new before a search ends early.
 _PATIENCE: Final = 200
-_Move = tuple[int, int]
 
 
 def _chain(
@@ -285,7 +247,7 @@ def _chain(
     try:
         now = energy(state)
         while energy.spent < limit and misses < _PATIENCE:
-            moved = _neighbour(problem, state, generator)
+            moved = neighbour(problem, state, generator)
             if moved is None:
                 misses += 1
                 continue
@@ -304,7 +266,7 @@ def _chain(
     return best
 
 
-def _neighbour(problem: Problem, state: State, generator: torch.Generator) -> State | None:
+def neighbour(problem: Problem, state: State, generator: torch.Generator) -> State | None:
     """A state one move away, None if the move breaks a cap or changes nothing."""
 
     def draw(count: int) -> int:
@@ -316,50 +278,18 @@ def _neighbour(problem: Problem, state: State, generator: torch.Generator) -> St
         new[one], new[other] = state[other], state[one]
         moved = tuple(new)
     else:
-        moved = _moved(state, (draw(problem.groups), draw(problem.choices)))
+        moved = with_change(state, (draw(problem.groups), draw(problem.choices)))
     return moved if moved != state and problem.is_allowed(moved) else None
 
 
-def _price(problem: Problem, group: int, choice: int) -> tuple[float, ...]:
-    return tuple(of_kind[group][choice] for of_kind in problem.costs)
-
-
-def _cheapest(problem: Problem) -> State:
-    """The choice of each group that costs least, in the order of the kinds of costs."""
-    return tuple(
-        min(range(problem.choices), key=lambda choice: _price(problem, group, choice)[::-1])
-        for group in range(problem.groups)
-    )
-
-
-def _steps_up(problem: Problem, group: int, choice: int) -> list[int]:
-    """Choices that cost more of something and less of nothing, with none in between."""
-    prices = [_price(problem, group, c) for c in range(problem.choices)]
-
-    def above(one: int, other: int) -> bool:
-        pairs = list(zip(prices[one], prices[other], strict=True))
-        return prices[one] != prices[other] and all(a >= b for a, b in pairs)
-
-    higher = [c for c in range(problem.choices) if above(c, choice)]
-    return [c for c in higher if not any(above(c, between) for between in higher)]
-
-
-def _moved(state: State, move: _Move) -> State:
+def with_change(state: State, move: Move) -> State:
+    """The state with one group's choice changed."""
     group, choice = move
     return (*state[:group], choice, *state[group + 1 :])
 
 
-def _gain(problem: Problem, energy: Energy, state: State, now: float, move: _Move) -> float:
-    """Energy that a step up saves per cost that it adds, costs in shares of their caps."""
-    group, choice = move
-    saved = now - energy(_moved(state, move))
-    price = 0.0
-    for of_kind, cap in zip(problem.costs, problem.caps, strict=True):
-        price += (of_kind[group][choice] - of_kind[group][state[group]]) / cap if cap else 0.0
-    return saved / price if saved > 0 else 0.0
-
-
-def _found(problem: Problem, energy: Energy, prizes: Sequence[State] = ()) -> Found:
+def found_by(problem: Problem, energy: Energy, prizes: Sequence[State] = ()) -> Found:
+    """The best state within the caps of all that were measured."""
     path, best = [], math.inf
     state = problem.start
     for known, value in energy.known.items():
