@@ -5,14 +5,16 @@
 Appends a line per row to build/bench/wasq_language/MODEL.jsonl; rows that it has are left out, so
 that the table is finished in as many calls as it takes. ``python -m bench.wasq_tables`` and
 ``atreides report`` show it. Calibrated on WikiText-2's valid split, tinyshakespeare and text that
-the float model writes; evaluated on the raw test split at windows of 2048. Hours on a CPU: a GPU
-is meant, or ``--limit`` for the first windows alone.
+the float model writes (``--calibration``, ``--generated``); evaluated on the raw test split at
+windows of 2048. Hours on a CPU: a GPU is meant, or ``--limit`` for the first windows alone.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import re
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +37,7 @@ from sw.wasq.vanilla import mxint
 
 OUTPUT: Final = Path("build/bench")
 _WINDOW: Final = 2048
+_TEXTS: Final = "wikitext-2:valid,tinyshakespeare"
 BLOCK: Final[dict[str, Any]] = {"weight_scale": "block", "activation_scale": "block"}
 #: What the targets are stated for: linear layers but the head, exact sums, products in float.
 CONFIGS: Final = {
@@ -92,9 +95,11 @@ def specs() -> list[Spec]:
     return rows
 
 
-def calibration(language: LanguageModel, tokens: int, folder: Path) -> list[Corpus]:
+def calibration(
+    language: LanguageModel, names: list[str], tokens: int, folder: Path
+) -> list[Corpus]:
     """The texts that may be looked at; what the model writes is written once."""
-    texts = [load_corpus(n, language.tokenizer) for n in ("wikitext-2:valid", "tinyshakespeare")]
+    texts = [load_corpus(name, language.tokenizer) for name in names]
     if not tokens:
         return texts
     place = folder / f"generated-{language.sha256[:12]}-{tokens}.safetensors"
@@ -103,6 +108,17 @@ def calibration(language: LanguageModel, tokens: int, folder: Path) -> list[Corp
     place.parent.mkdir(parents=True, exist_ok=True)
     length = min(512, language.context)
     return [*texts, generate_corpus(language, tokens, length, batch=512, path=place)]
+
+
+def _part(parser: Parser, options: Namespace) -> str:
+    """What tells a log from that of the usual texts and window: rows are not to be mixed."""
+    part = f"-window-{options.window}" if options.window != _WINDOW else ""
+    part += f"-{options.limit}" if options.limit else ""
+    for name in ("text", "calibration", "sequences", "generated"):
+        value = getattr(options, name)
+        if value != parser.get_default(name):
+            part += f"-{name}-{re.sub(r'[^A-Za-z0-9.]+', '-', str(value)).strip('-') or 'none'}"
+    return part
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--window", type=count, default=_WINDOW)
     parser.add_argument("--limit", type=count, help="first windows alone")
     parser.add_argument("--sequences", type=count, default=192, help="of calibration, of 512")
+    parser.add_argument("--calibration", default=_TEXTS, metavar="TEXTS")
     parser.add_argument("--generated", type=int, default=1 << 16, help="tokens the model writes")
     parser.add_argument("--seconds", type=count, help="begin no row after it")
     options = parser.parse_args(arguments)
@@ -128,11 +145,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         language = load_language(options.model, options.device)
         name = f"{Path(language.name).name}-{language.sha256[:8]}"
-        # Other rows than those of the whole text at the usual window.
-        part = f"-window-{options.window}" if options.window != _WINDOW else ""
-        part += f"-{options.limit}" if options.limit else ""
-        folder = OUTPUT / "wasq_language" / f"{name}{part}"
-        texts = calibration(language, options.generated, OUTPUT / "wasq_language")
+        folder = OUTPUT / "wasq_language" / f"{name}{_part(parser, options)}"
+        names = [name for name in options.calibration.split(",") if name]
+        texts = calibration(language, names, options.generated, OUTPUT / "wasq_language")
+        if not texts:
+            parser.error("--calibration must name a text where --generated is 0")
         setting = Setting(
             language=language,
             calibration=texts,
