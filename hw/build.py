@@ -26,7 +26,7 @@ _DEFAULTS: Final = Options()
 #: difference, a note says so.
 _COMMON_OPTIONS: Final = ("bits", "columns", "multiplier", "rounding", "rows", "target", "unity")
 #: Options that are on unless told otherwise.
-_SWITCHED_OFF: Final = ("hold", "unity")
+_SWITCHED_OFF: Final = ("unity",)
 _EXAMPLES: Final = """\
 examples:
   python -m hw.build                                every top at SF8, into build/
@@ -198,11 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, meaning in (
         ("blocks", "the machine has scales per block of 32 terms"),
         ("table", "the machine has the piecewise-linear activation"),
+        ("hold", "lanes of the machine keep their operand where the next one is zero"),
     ):
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
-    parser.add_argument(
-        "--no-hold", dest="hold", action="store_false", help="zero operands are not held"
-    )
     choices = {"rounding": ROUNDINGS, "multiplier": MULTIPLIER_NAMES, "target": TARGETS}
     for name, values in choices.items():
         note = f"{', '.join(values)} (default: {getattr(_DEFAULTS, name)})"

@@ -112,12 +112,15 @@ class Cell(wiring.Component):
             Signal(name="enable"),
             Signal(name="last"),
         )
-        drains = Signal()
+        drains, zero = Signal(), Signal()
+        m.d.comb += zero.eq(a.zero | b.zero)
         now = (
             product.product,
-            a.sign ^ b.sign,
+            # A zero is not subtracted: the adder's inputs would all turn over for nothing. One
+            # table of four inputs in an FPGA, as the exclusive or alone would be.
+            (a.sign ^ b.sign) & ~zero,
             control.first,
-            control.valid & (control.first | ~(a.zero | b.zero)),
+            control.valid & (control.first | ~zero),
             control.last,
         )
         for register, value in zip(found, now, strict=True):

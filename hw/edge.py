@@ -1,4 +1,4 @@
-"""The edge of the systolic array: operands encoded, held where they are zero, and skewed."""
+"""The edge of the systolic array: operands encoded, skewed, and held where that is asked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ArrayEdge(wiring.Component):
     """Takes one slice of A and B per cycle and feeds it to the array.
 
     Lane i of the rows leaves ``1 + i`` cycles after its slice entered, lane j of the columns
-    ``1 + j``. A lane whose operand is zero keeps its last operand and sends ``zero`` with it,
-    except in a slice with ``first``; in a slice that is not valid all lanes keep theirs. What hangs
-    on them then does not toggle.
+    ``1 + j``. With ``hold``, a lane whose operand is zero keeps its last operand and sends
+    ``zero`` with it, except in a slice with ``first``; in a slice that is not valid all lanes keep
+    theirs.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ class ArrayEdge(wiring.Component):
     rows, columns : int
         Of the array, 1 to 32 each.
     hold : bool
-        Without it, zero operands pass as they are; the sums are the same.
+        Without it, zero operands pass as they are; the sums are the same. That takes less power:
+        a zero makes all products of its lane zero, a held operand meets others.
 
     Members
     -------
@@ -59,7 +60,7 @@ class ArrayEdge(wiring.Component):
     latency: Final = 1
     held_latency: Final = 3
 
-    def __init__(self, format: SFx, rows: int, columns: int, hold: bool = True) -> None:
+    def __init__(self, format: SFx, rows: int, columns: int, hold: bool = False) -> None:
         check_side("rows", rows)
         check_side("columns", columns)
         self.format = format

@@ -40,7 +40,8 @@ class MachineConfig:
     max_spread : int
         R, in bits: how far the scales of blocks may lie apart.
     hold : bool
-        Whether operands are held where a product is zero.
+        Whether a lane of the array keeps its operand where the next one is zero: exact, and more
+        power on all layers measured (docs/netlists.md).
     multiplier : str
         The multiplier of magnitudes, a name of ``hw.multiplier``.
 
@@ -63,7 +64,7 @@ class MachineConfig:
     blocks: bool = False
     table: bool = False
     max_spread: int = MAX_SPREAD
-    hold: bool = True
+    hold: bool = False
     multiplier: str = "auto"
 
     def __post_init__(self) -> None:

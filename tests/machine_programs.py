@@ -20,7 +20,7 @@ CONFIGS = {
         bits=8, rows=4, columns=8, slots=24, output_bits=12, bias_bits=16, table=True
     ),
     "blocks": MachineConfig(
-        bits=6, rows=4, columns=4, slots=40, blocks=True, table=True, output_bits=3
+        bits=6, rows=4, columns=4, slots=40, blocks=True, table=True, output_bits=3, hold=True
     ),
     "no_unity": MachineConfig(bits=8, unity=False, rows=3, columns=5, slots=20, blocks=True),
     "wrapping": MachineConfig(

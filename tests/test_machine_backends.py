@@ -37,6 +37,7 @@ CONFIG = MachineConfig(
     row_parameters=8,
     blocks=True,
     table=True,
+    hold=True,
 )
 #: Instructions per back end, as many as fit in some seconds.
 INSTRUCTIONS = {"amaranth": 80, "icarus": 120, "cocotb-verilator": 600, "verilator": 3000}

@@ -17,7 +17,9 @@ SEED = 20_261_122
 _SMALL = {"slots": 64, "parameters": 16, "row_parameters": 64}
 CONFIGS = (
     MachineConfig(bits=3, rows=2, columns=2, **_SMALL),
-    MachineConfig(bits=4, rows=4, columns=8, blocks=True, table=True, output_bits=9, **_SMALL),
+    MachineConfig(
+        bits=4, rows=4, columns=8, blocks=True, table=True, output_bits=9, hold=True, **_SMALL
+    ),
     MachineConfig(bits=8, rows=8, columns=8, unity=False, **_SMALL),
     MachineConfig(bits=16, rows=16, columns=16, **_SMALL),
 )
