@@ -15,7 +15,7 @@ from sw import tensor
 from sw.format import SFx
 from sw.models.llama import Llama
 from sw.wasq import QuantizedWeight, SFConfig, quantize_
-from sw.wasq.healing import Healed, HealingError, HealOptions, heal_
+from sw.wasq.healing import METHODS, Healed, HealingError, HealOptions, check_settings, heal_
 from sw.wasq.healing.layers import prepare_healing_
 from sw.wasq.healing.rounding import activation_scales, round_in_blocks, round_to, scales
 from sw.wasq.healing.samples import Samples
@@ -275,8 +275,46 @@ def test_vanilla_and_opt_go_through_the_same_door() -> None:
     found = heal_(model, "opt", tiny_text(), FOUR, options)
     assert found.weights.keys() == plain.weights.keys()
     assert not same_words(dict(found.weights), dict(plain.weights))
-    with pytest.raises(HealingError, match="opt must have known options"):
+    with pytest.raises(HealingError, match="opt must be fields of OptOptions by name"):
         heal_(tiny_llama(), "opt", tiny_text(), FOUR, replace(OPTIONS, extra={"opt": {"x": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({"mesk": "random"}, "set must be one of .*mask.*, not 'mesk'"),
+        ({"mask": "best"}, "mask must be one of deviation, .*, not 'best'"),
+        ({"rounds": True}, "rounds must be an integer of at least 1, not True"),
+        ({"rho": 0.1}, "not 'rho'"),
+        ({"price": float("nan")}, "price must be a finite number, not nan"),
+        ({"percentile": 101}, "percentile must be a number from 0 to 100, not 101"),
+        ({"bits": [3, 17]}, r"bits must be widths of 3 to 16 bits, not \[3, 17\]"),
+        ({"bits": []}, "bits must be widths"),
+        ({"prizes": [[0.1, "column"]]}, "prizes must be pairs of a share and a group"),
+        ({"opt": {"steps": 0.5}}, "opt must be fields of OptOptions"),
+    ],
+)
+def test_settings_are_checked_before_any_work(extra: dict[str, object], sentence: str) -> None:
+    with pytest.raises(HealingError, match=sentence):
+        heal_(torch.nn.Linear(2, 2), "fpm", tiny_text(), FOUR, HealOptions(extra=extra))
+
+
+def test_a_method_takes_its_own_settings_alone() -> None:
+    for method in METHODS:
+        check_settings({"calibration": 1}, method)
+    check_settings({"prizes": [(0.1, "row")], "price": 1, "scout_steps": 0}, "mplth")
+    check_settings({"opt": {"rate": 1, "norms": True, "start": "round"}}, "opt")
+    with pytest.raises(HealingError, match=r"set of lth must be one of .*, not 'prizes'"):
+        check_settings({"prizes": [(0.1, "row")]}, "lth")
+
+
+def test_text_beyond_the_model_is_refused_before_any_work() -> None:
+    text = tiny_text()
+    with pytest.raises(ValueError, match=r"tokens must be 0 to .*, the model's vocabulary"):
+        heal_(tiny_llama(), "fpm", text + 10_000)
+    wide = torch.zeros(2, tiny_llama().config.context + 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"window must be at most .*, the model's context"):
+        heal_(tiny_llama(), "fpm", wide)
 
 
 def test_unknown_methods_and_options_are_named() -> None:

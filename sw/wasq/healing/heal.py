@@ -11,8 +11,10 @@ from typing import Any, Final
 from torch import nn
 
 from sw.wasq.config import SFConfig
+from sw.wasq.evaluation import check_tokens
 from sw.wasq.healing.options import Healed, HealingError, HealOptions, Log, Progress
 from sw.wasq.healing.samples import Samples
+from sw.wasq.healing.settings import check_settings
 from sw.wasq.healing.task import Hooks, Task
 from sw.wasq.healing.teacher import Model
 from sw.wasq.healing.world import World
@@ -93,8 +95,11 @@ def heal_(
     config = SFConfig() if config is None else config
     options = HealOptions() if options is None else options
     _check(config, options)
+    check_settings(options.extra)
     hooks = Hooks(checkpoint or resume, resume, progress, log, evaluate, stop)
     samples = Samples.of(data, window)
+    if samples.is_text:
+        check_tokens(model, list(samples.inputs))
     task = Task(model, method, samples, config, options, teacher, hooks, World.current(), weights)
     healed: Healed = getattr(importlib.import_module(module), function)(task)
     return healed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -30,6 +30,10 @@ class Choice:
 
     bits: int
     healed: bool = False
+
+
+#: What is searched as one.
+GROUPINGS: Final = ("layer", "part")
 
 
 def groups_of(layers: Sequence[HealingLayer], kind: str) -> list[list[HealingLayer]]:

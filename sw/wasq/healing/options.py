@@ -18,6 +18,8 @@ FORMS: Final[tuple[Form, ...]] = ("corrected", "published")
 PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "bfloat16")
 SHARDINGS: Final[tuple[Sharding, ...]] = ("replicated", "sharded")
 TRAINED: Final = ("layers", "norms", "all")
+#: Largest seed either way: multiplied by a million and with a step added it fits 64 bits.
+MAX_SEED: Final = 1 << 42
 #: Called after a step with its number from 1, the number of steps and the loss.
 Progress = Callable[[int, int, float], None]
 #: Given one row of plain data per step or evaluation.
@@ -119,6 +121,9 @@ class HealOptions:
             _check_integer(name, getattr(self, name), least)
         for name in ("checkpoint_steps", "evaluate_steps"):
             _check_integer(name, getattr(self, name), 0)
+        _check_integer("seed", self.seed, -MAX_SEED)
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed must be at most {MAX_SEED}, not {self.seed!r}")
         for name in ("micro", "top_k", "stop_after"):
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), 1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
@@ -39,11 +38,7 @@ def heal_opt(task: Task) -> Healed:
     if task.weights is not None or not task.samples.is_text:
         raise HealingError("opt must start from a float model and text, not from words or labels")
     started = time.monotonic()
-    options = OptOptions(seed=task.options.seed)
-    try:
-        options = replace(options, **task.option("opt", {}))
-    except TypeError as error:
-        raise HealingError(f"opt must have known options: {error}") from None
+    options = OptOptions(**{"seed": task.options.seed, **task.option("opt", {})})
     data = task.samples.inputs.to(task.device)
     folder = task.hooks.checkpoint
     resume = None if folder is None else folder / "opt"
