@@ -23,7 +23,7 @@ from sw.wasq.healing.world import processes
 from sw.wasq.intervals import recovery
 from sw.wasq.language import load_language
 from sw.wasq.opened import OpenedModel, open_model
-from sw.wasq.records import Record, append_record, read_records
+from sw.wasq.records import Record, append_record, check_log, read_records
 from sw.wasq.results import make_record
 
 REFERENCES: Final = ("auto", "float", "none")
@@ -103,8 +103,8 @@ def evaluate(
         place = chosen_device(device)
         if reference not in REFERENCES:
             raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, not {reference!r}")
-        if log is not None and log.is_dir():
-            raise ValueError(f"{log} must be a file, not a folder")
+        if log is not None:
+            check_log(log)
         wishes = Wishes(model, text, window, batch, limit, tail, reference, tokenizer, resume)
         with processes(place) as world:
             opened = open_model(model, place, tokenizer)

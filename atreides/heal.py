@@ -26,16 +26,16 @@ from torch import nn
 from atreides import __version__
 from atreides.cli import INTERRUPTED
 from atreides.wasq_config import read_config
-from atreides.wasq_options import chosen_device, told_mistakes
+from atreides.wasq_options import MAX_SEED, chosen_device, told_mistakes
 from sw.wasq.checkpoint import check_target, describe, load, save
 from sw.wasq.config import ACTIVATION_SCALES, WEIGHT_SCALES, SFConfig
 from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
 from sw.wasq.evaluation import evaluate as evaluate_model
-from sw.wasq.healing import METHODS, Healed, HealOptions, World, heal_, processes
+from sw.wasq.healing import METHODS, Healed, HealOptions, World, check_settings, heal_, processes
 from sw.wasq.healing.options import FORMS, PRECISIONS, SHARDINGS
 from sw.wasq.language import LanguageModel, load_language
 from sw.wasq.modules import QuantizedLayer
-from sw.wasq.records import append_record
+from sw.wasq.records import append_record, check_log
 from sw.wasq.results import make_record
 from sw.wasq.weights import QuantizedWeight
 
@@ -107,7 +107,12 @@ def heal(
     sharding: Annotated[
         str, typer.Option(help=f"Under torchrun: {', '.join(SHARDINGS)}.")
     ] = "replicated",
-    seed: Annotated[int, typer.Option(help="Of the order of windows and every choice.")] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, metavar="N", help="Of the order of windows and every choice."
+        ),
+    ] = 1,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=JSON", help="What one method takes besides; again."),
@@ -170,8 +175,11 @@ def heal(
         )
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+        check_settings(options.extra, method)
         if log is not None and evaluate is None:
             raise ValueError("log must come with --evaluate, whose result it gets")
+        if log is not None:
+            check_log(log)
         check_target(output)
         folder = resume or output.with_name(f"{output.name}.healing")
         with processes(place) as world:

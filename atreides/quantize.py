@@ -13,7 +13,7 @@ from rich.console import Console
 
 from atreides.wasq_config import read_config
 from atreides.wasq_methods import VANILLA, Job, check_method, describe_methods, run_method
-from atreides.wasq_options import chosen_device, counted, told_mistakes
+from atreides.wasq_options import MAX_SEED, chosen_device, counted, told_mistakes
 from sw.datasets import DatasetError
 from sw.wasq.checkpoint import check_target, save
 from sw.wasq.config import SFConfig
@@ -95,9 +95,15 @@ def quantize(
     calibration: Annotated[
         str, typer.Option(metavar="TEXT", help="What methods and static exponents look at.")
     ] = CALIBRATION,
-    calibration_tokens: Annotated[int, typer.Option(min=2, metavar="N")] = _TOKENS,
-    calibration_window: Annotated[int, typer.Option(min=2, metavar="N")] = _WINDOW,
-    seed: Annotated[int, typer.Option(metavar="N")] = 0,
+    calibration_tokens: Annotated[
+        int, typer.Option(min=2, metavar="N", help="How many of its tokens, from the beginning.")
+    ] = _TOKENS,
+    calibration_window: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Tokens of a window; at most the context.")
+    ] = _WINDOW,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Of every choice by chance.")
+    ] = 0,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="If it is not beside the model.")
     ] = None,

@@ -32,7 +32,9 @@ def report(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page.")
     ] = Path("build/report.html"),
-    title: Annotated[str, typer.Option(metavar="TEXT")] = "Superfloat quantization, measured",
+    title: Annotated[
+        str, typer.Option(metavar="TEXT", help="Over the page.")
+    ] = "Superfloat quantization, measured",
 ) -> None:
     """Turn logs of results into one HTML page that needs nothing else.
 

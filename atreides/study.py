@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from atreides import study_kinds
-from atreides.mistakes import FileMistake, refusal
 from atreides.study_kinds import Job
+from atreides.wasq_options import MAX_SEED, told_mistakes
 
 KINDS: Final[Mapping[str, Callable[[Job], None]]] = MappingProxyType(
     {
@@ -27,7 +27,7 @@ KINDS: Final[Mapping[str, Callable[[Job], None]]] = MappingProxyType(
 
 
 def study(
-    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))],
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What is studied.")],
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL]...", help="Names, files or folders; sizes to train."),
@@ -39,7 +39,7 @@ def study(
         Path | None,
         typer.Option(metavar="FILE", help="JSONL that rows are appended to; DIR/study.jsonl."),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where it is computed.")] = "cpu",
     bits: Annotated[str, typer.Option(metavar="N,N..", help="Widths that are compared.")] = "",
     text: Annotated[
         str, typer.Option(metavar="TEXT", help="To evaluate on; a name, file or folder.")
@@ -65,7 +65,9 @@ def study(
         float | None,
         typer.Option(min=0, metavar="S", help="Leave after so long; call again to go on."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Of the text that is written.")
+    ] = 0,
 ) -> None:
     """Study networks; rows are appended to a log, and what is in it is not computed again.
 
@@ -85,7 +87,7 @@ def study(
     Ctrl-C loses at most the row at hand. Exit status 2 for a mistake of yours.
     """
     console = Console()
-    try:
+    with told_mistakes("take a shorter --window"):
         if kind not in KINDS:
             raise ValueError(f"study must be one of {', '.join(KINDS)}, not {kind!r}")
         job = Job(
@@ -106,19 +108,6 @@ def study(
             console=console,
         )
         KINDS[kind](job)
-    except (FileMistake, TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    except OSError as error:
-        told = refusal(error)
-        if told is None:
-            raise
-        raise typer.BadParameter(told) from error
-    except MemoryError as error:
-        raise typer.BadParameter("memory must suffice: take a shorter --window") from error
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        raise typer.BadParameter("memory must suffice: take a shorter --window") from error
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:

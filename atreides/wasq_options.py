@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 import typer
@@ -22,6 +23,8 @@ from rich.progress import (
 from atreides.mistakes import refusal
 from sw.wasq.healing.world import local_device
 
+#: Seeds are 0 to this: they are multiplied by numbers of steps, and must fit 64 bits then.
+MAX_SEED: Final = (1 << 32) - 1
 #: Seconds between two lines where there is no terminal to draw a bar on.
 _EVERY = 10.0
 

@@ -1,4 +1,4 @@
-"""Where the software keeps what it has computed once."""
+"""Where the software keeps what it has computed once, and where files can be put."""
 
 from __future__ import annotations
 
@@ -17,3 +17,18 @@ def cache_directory() -> Path:
         return root / "build" / "cache"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "atreides"
+
+
+def check_place(path: Path) -> None:
+    """Refuse, before any work, a path where nothing can be made; folders above it may be missing.
+
+    Raises
+    ------
+    ValueError
+        If the nearest folder above it that is there is a file, or cannot be written to.
+    """
+    place = path.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"{path} must be in a folder that can be written to, not in {place}")

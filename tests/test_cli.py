@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from atreides import __version__
-from atreides.cli import SUBCOMMANDS, Subcommand, main
+from atreides.cli import SUBCOMMANDS, Subcommand, application, main
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [subcommand.name for subcommand in SUBCOMMANDS]
@@ -54,6 +55,12 @@ def test_help_lists_every_subcommand(
     shown = capsys.readouterr().out
     for subcommand in SUBCOMMANDS:
         assert subcommand.name in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_is_for(name: str) -> None:
+    command = typer.main.get_command(application([name], SUBCOMMANDS)).commands[name]
+    assert [option.name for option in command.params if not getattr(option, "help", None)] == []
 
 
 def test_help_imports_no_heavy_package() -> None:

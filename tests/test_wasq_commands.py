@@ -98,6 +98,7 @@ def test_the_published_rule_has_no_scales(folder: Path) -> None:
         (["--config", "nosuch.json"], "nosuch.json must exist"),
         (["--device", "tpu"], "device must be auto, cpu or cuda, not 'tpu'"),
         (["--calibration", "nosuch", "--method", "compensate"], "text must be a file"),
+        (["--seed", "4294967296"], "less than or equal to 4294967295"),
     ],
 )
 def test_a_mistake_is_one_sentence(folder: Path, arguments, sentence, capsys) -> None:
@@ -118,6 +119,8 @@ def test_a_mistake_is_one_sentence(folder: Path, arguments, sentence, capsys) ->
         (["small", "--text", "nosuch"], "text must be a file"),
         (["small", "--reference", "x"], "reference must be one of auto, float, none, not 'x'"),
         (["small", "--tokenizer", "nosuch"], "nosuch must be a tokenizer's file"),
+        (["small", "--log", "text.txt/log"], "text.txt/log must be in a folder that can be"),
+        (["small", "--resume", "small"], "small must be a file, not a folder"),
     ],
 )
 def test_a_mistake_of_evaluation_is_one_sentence(
@@ -130,6 +133,19 @@ def test_a_mistake_of_evaluation_is_one_sentence(
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert sentence in said.err
+
+
+@pytest.mark.parametrize("command", ["quantize", "heal"])
+def test_only_a_float_model_is_quantized(folder: Path, command: str, capsys) -> None:
+    assert run("quantize", folder / "small", "-o", folder / "q", *CPU) == 0
+    assert run(command, folder / "q", "-o", folder / "again", *CPU) == 2
+    assert "not the quantized checkpoint" in capsys.readouterr().err
+
+
+def test_a_place_that_no_checkpoint_can_have_is_refused_first(folder: Path, capsys) -> None:
+    output = folder / "text.txt" / "q"
+    assert run("quantize", "nosuch", "-o", output, *CPU) == 2
+    assert f"{output} must be in a folder that can be written to" in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_what_is_done(folder: Path, monkeypatch) -> None:

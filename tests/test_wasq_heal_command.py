@@ -101,6 +101,10 @@ def test_healing_goes_on_from_the_words_of_a_checkpoint(
         (("--batch", "3", "--micro", "2"), "batch must be a multiple of micro"),
         (("--resume", "nowhere"), "must hold a checkpoint of a healing"),
         (("--method", "lth", "--set", "mask=best"), "mask must be one of deviation"),
+        (("--method", "lth", "--set", "rounds=0"), "rounds must be an integer of at least 1"),
+        (("--set", "mask=random"), "set of fpm must be one of calibration, not 'mask'"),
+        (("--log", "/", "--evaluate", "tinystories"), "/ must be a file, not a folder"),
+        (("--seed", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(
@@ -112,6 +116,16 @@ def test_mistakes_are_one_sentence_and_status_2(
     assert run("stories260k", *SMALL, "--steps", "1", "-o", str(tmp_path / "out"), *words) == 2
     assert message in told(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_window_beyond_the_context_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(map(str, range(3000))))
+    words = ("--text", str(text), "--window", "513", "-o", str(tmp_path / "out"))
+    assert run("stories260k", *words, "--device", "cpu") == 2
+    assert "window must be at most 512, the model's context, not 513" in told(capsys)
 
 
 def test_too_little_memory_says_what_to_reduce(

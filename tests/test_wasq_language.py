@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,10 +95,17 @@ def test_half_floats_become_float32(folder: Path) -> None:
         ({"rms_norm_eps": -1}, "must have rms_norm_eps above 0, not -1"),
         ({"num_attention_heads": 5}, "must be a Llama that can be built"),
         ({"vocab_size": 300}, "must have embed"),
-        ({"model_type": "zebra"}, "transformers"),
+        ({"model_type": "zebra"}, "must be of a plain llama, not of one with model_type 'zebra'"),
+        ({"sliding_window": "all"}, "not of one with sliding_window 'all'"),
+        ({"rope_parameters": [1]}, "not of one with rope_parameters [1]"),
+        ({"head_dim": 7}, "not of one with head_dim 7"),
+        ({"attention_bias": True}, "not of one with attention_bias True"),
     ],
 )
-def test_a_config_that_does_not_fit_is_one_sentence(folder: Path, changes, sentence) -> None:
+def test_a_config_that_does_not_fit_is_one_sentence(
+    folder: Path, changes, sentence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as where it is not installed
     edit(folder, **changes)
     with pytest.raises(ModelError) as caught:
         load_language(str(folder))

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sw.format import SFx
+from sw.paths import check_place
 from sw.runtime.artefact_files import replace_directory, scratch_directory
 from sw.tensor import pack, unpack
 from sw.wasq.config import LayerConfig, SFConfig
@@ -142,11 +143,18 @@ def save(
 
 
 def check_target(target: Path) -> None:
-    """Refuse, before any work, a place that a checkpoint must not replace."""
+    """Refuse, before any work, a place that a checkpoint cannot or must not take.
+
+    Raises
+    ------
+    ValueError
+        If it holds something else than a checkpoint, or lies in no folder that can be written to.
+    """
     if target.exists() and not is_checkpoint(target):
         empty = target.is_dir() and not any(target.iterdir())
         if not empty:
             raise CheckpointError(f"{target} must be a new directory or a checkpoint to replace")
+    check_place(target)
 
 
 def is_checkpoint(path: Path | str) -> bool:

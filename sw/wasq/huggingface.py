@@ -31,6 +31,8 @@ WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 #: Architectures whose plain form is :class:`sw.models.llama.Llama`.
 _LLAMAS: Final = ("llama", "mistral")
+#: Entries that must be absent, null or false in a plain one.
+_UNKNOWN: Final = ("attention_bias", "mlp_bias", "quantization_config")
 _DTYPES: Final = ("F64", "F32", "F16", "BF16")
 _MAX_SIZE: Final = 1 << 20
 _SIZES: Final = {
@@ -78,9 +80,10 @@ def load_folder(config_file: Path, weights: Sequence[Path]) -> nn.Module:
         needs ``transformers`` and it is not installed.
     """
     data = read_json(config_file)
-    if _is_plain_llama(data):
+    more = _beyond_llama(data)
+    if more is None:
         return _llama(config_file, data, weights)
-    return _from_transformers(config_file, data)
+    return _from_transformers(config_file, data, more)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -177,22 +180,24 @@ def save_folder(
         raise ModelError(f"{folder} must be writable ({one_line(error)})") from None
 
 
-def _is_plain_llama(data: Mapping[str, Any]) -> bool:
-    """Whether the configuration has nothing that our network lacks."""
-    if data.get("model_type") not in _LLAMAS or data.get("hidden_act", "silu") != "silu":
-        return False
-    if any(data.get(key) for key in ("attention_bias", "mlp_bias", "quantization_config")):
-        return False
+def _beyond_llama(data: Mapping[str, Any]) -> str | None:
+    """The entry of a configuration that asks for what our network lacks, None if there is none."""
     window, context = data.get("sliding_window"), data.get("max_position_embeddings")
-    if window is not None and (not isinstance(context, int) or window < context):
-        return False
-    scaling = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    if not isinstance(scaling, dict):
-        return False
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        return False
+    rope = "rope_parameters" if data.get("rope_parameters") else "rope_scaling"
+    scaling = data.get(rope) or {}
+    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else scaling
     heads, size = data.get("num_attention_heads"), data.get("head_dim")
-    return size is None or (isinstance(heads, int) and size * heads == data.get("hidden_size"))
+    strange = {
+        "model_type": data.get("model_type") not in _LLAMAS,
+        "hidden_act": data.get("hidden_act", "silu") != "silu",
+        **{name: bool(data.get(name)) for name in _UNKNOWN},
+        "sliding_window": window is not None
+        and not (isinstance(window, int) and isinstance(context, int) and window >= context),
+        rope: kind not in (None, "default"),
+        "head_dim": size is not None
+        and not (isinstance(heads, int) and size * heads == data.get("hidden_size")),
+    }
+    return next((f"{name} {data.get(name)!r}" for name, is_so in strange.items() if is_so), None)
 
 
 def _llama(path: Path, data: Mapping[str, Any], weights: Sequence[Path]) -> Llama:
@@ -255,12 +260,12 @@ def _read_state(
     return state
 
 
-def _from_transformers(path: Path, data: Mapping[str, Any]) -> nn.Module:
+def _from_transformers(path: Path, data: Mapping[str, Any], more: str) -> nn.Module:
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError:
         raise ModelError(
-            f"{path} must be of a plain llama, not {data.get('model_type')!r}, or have the package "
+            f"{path} must be of a plain llama, not of one with {more[:80]}, or have the package "
             "transformers installed: pip install 'atreides[language]'"
         ) from None
     try:

@@ -17,6 +17,7 @@ from sw.importers.onnx_file import load_onnx
 from sw.importers.python_source import call_factory
 from sw.models import byte_pairs, smollm, stories
 from sw.models.llama import Llama
+from sw.wasq.checkpoint import is_checkpoint
 from sw.wasq.huggingface import (
     first_token,
     folder_hash,
@@ -132,6 +133,8 @@ def _load(spec: str, tokenizer: Path | None) -> LanguageModel:
         return _factory(place, factory, tokenizer)
     path = Path(spec)
     if path.is_dir():
+        if is_checkpoint(path):
+            raise ModelError(f"model must be a float one, not the quantized checkpoint {spec!r}")
         return _folder(path, weight_files(path), tokenizer)
     suffix = path.suffix.lower()
     if suffix in _REFUSED:

@@ -39,7 +39,8 @@ class Partial:
     Raises
     ------
     ValueError
-        If a file is there and is of another evaluation, or broken.
+        If a file is there and is of another evaluation, or broken; if it is a folder, or cannot
+        be written.
     """
 
     def __init__(self, count: int, path: Path | None, identity: str) -> None:
@@ -151,11 +152,17 @@ class Partial:
         rows = {**self._known, **self._rows}
         data = {"identity": self._identity, "rows": sorted(rows.items())}
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(scratch, path)
+        try:
+            scratch.write_text(json.dumps(data), encoding="utf-8")
+            os.replace(scratch, path)
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            raise ValueError(f"{path} must be writable: {error.strerror}") from error
 
     @staticmethod
     def _check_writable(path: Path) -> None:
+        if path.is_dir():
+            raise ValueError(f"{path} must be a file, not a folder")
         folder = path.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ValueError(f"{path} must be in a folder that exists and can be written to")
