@@ -212,11 +212,22 @@ def to_binary32(
     -------
     torch.Tensor
         float32, ``accumulator * 2**(exponent - fraction_bits) + bias`` to nearest, ties to even.
+    """
+    return to_odd_binary64(accumulator, fraction_bits, exponent, bias).to(torch.float32)
+
+
+def to_odd_binary64(
+    accumulator: Array | BlockAccumulator,
+    fraction_bits: int,
+    exponent: int | Array = 0,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The same rounded to odd in binary64: rounded again to binary32, it is rounded once.
 
     Notes
     -----
-    Knuth's TwoSum keeps the rounding error of every sum; the binary64 result is then rounded to
-    odd, after which rounding again to 24 bits equals rounding once (Boldo and Melquiond, 2008).
+    Knuth's TwoSum keeps the rounding error of every sum. Rounding to 24 bits (or fewer) what was
+    rounded to odd equals rounding once (Boldo and Melquiond, 2008).
     """
     if isinstance(accumulator, BlockAccumulator):
         high, low = accumulator.high, accumulator.low
@@ -242,7 +253,7 @@ def to_binary32(
     rest, rest_error = _two_sum(first_error, second_error)
     total, error = _two_sum(total, rest)
     error, tail = _two_sum(error, rest_error)
-    return _round_to_odd(total, torch.where(error != 0, error, tail)).to(torch.float32)
+    return _round_to_odd(total, torch.where(error != 0, error, tail))
 
 
 def add_to_binary32(exact: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -254,7 +265,27 @@ def add_to_binary32(exact: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     bias : torch.Tensor of float32, broadcastable to it
         Finite.
     """
-    return _round_to_odd(*_two_sum(exact, bias.double())).to(torch.float32)
+    return add_to_odd_binary64(exact, bias).to(torch.float32)
+
+
+def add_to_odd_binary64(exact: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The same rounded to odd in binary64."""
+    return _round_to_odd(*_two_sum(exact, bias.double()))
+
+
+def to_bfloat16(exact: torch.Tensor) -> torch.Tensor:
+    """float64, exact or rounded to odd, rounded once to bfloat16, ties to even."""
+    near = exact.float()
+    bits = near.view(torch.int32)
+    error = exact - near.double()
+    even = (bits & 1 == 0) & (error != 0) & (near != 0)
+    step = torch.where((error > 0) == (exact > 0), 1, -1).to(torch.int32)
+    return torch.where(even, bits + step, bits).view(torch.float32).to(torch.bfloat16)
+
+
+def narrowed(odd: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """float64 that is exact or rounded to odd, rounded once to float32 or bfloat16."""
+    return to_bfloat16(odd) if dtype == torch.bfloat16 else odd.to(dtype)
 
 
 def _two_sum(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

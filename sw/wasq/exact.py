@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from sw.drain import narrowed, to_odd_binary64
 from sw.format import SFx
 from sw.scale import MAX_SPREAD
-from sw.tensor import encode, expand_blocks, exponents, limit_spread, matmul, to_binary32
+from sw.tensor import encode, expand_blocks, exponents, limit_spread, matmul
 from sw.wasq.config import ActivationScale, LayerConfig
-from sw.wasq.gemm import Operand, multiply, way
+from sw.wasq.gemm import WEIGHT_FLOOR, Operand, Way, multiply, way
 from sw.wasq.rounding import Faults, round_rows
 from sw.wasq.weights import QuantizedWeight
 
@@ -69,9 +70,12 @@ def quantize_activation(
 
 
 def product(
-    a: QuantizedActivation, b: QuantizedWeight, bias: torch.Tensor | None = None
+    a: QuantizedActivation,
+    b: QuantizedWeight,
+    bias: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """``a @ b.T + bias`` exactly, rounded once to binary32: float32 ``[M, N]``. The definition.
+    """``a @ b.T + bias`` exactly, rounded once to float32 or bfloat16 ``[M, N]``. The definition.
 
     Faster ways are proven equal to it.
     """
@@ -81,7 +85,7 @@ def product(
         sums = matmul(a.words, transposed, a.format, b.format, output="exact")
         both = a.exponents + b.exponents.reshape(1, -1)
         both = both.reshape(()) if both.numel() == 1 else both
-        return to_binary32(sums, fraction_bits, both, bias)
+        return narrowed(to_odd_binary64(sums, fraction_bits, both, bias), dtype)
     blocks = -(-a.words.shape[1] // 32)
     rows, columns = a.exponents, b.exponents
     rows = rows if a.scale == "block" else rows.reshape(-1, 1).expand(a.words.shape[0], blocks)
@@ -98,7 +102,7 @@ def product(
         row_shift=-rows,
         column_shift=-columns.T,
     )
-    return to_binary32(sums, fraction_bits, bias=bias)
+    return narrowed(to_odd_binary64(sums, fraction_bits, bias=bias), dtype)
 
 
 def linear(
@@ -112,11 +116,12 @@ def linear(
     operand: Operand | None = None,
     faults: Faults | None = None,
 ) -> torch.Tensor:
-    """A layer on ``[..., K]``, float32 ``[..., N]``; float activations by torch in float32.
+    """A layer on ``[..., K]``, giving ``[..., N]``; float activations by torch in float32.
 
     Parameters
     ----------
     x : torch.Tensor ``[..., K]``
+        Of bfloat16, which gives bfloat16; of any other type, which gives float32.
     weight : QuantizedWeight
     bias : torch.Tensor of float32 ``[N]``, optional
         Added before the one rounding.
@@ -133,17 +138,66 @@ def linear(
     ValueError
         As :func:`quantize_activation`.
     """
-    rows = x.detach().reshape(-1, x.shape[-1]).float()
     ready = Operand(weight) if operand is None else operand
     if config.activations is None:
-        y = torch.nn.functional.linear(rows, ready.values(torch.float32), bias)
+        values = ready.values(torch.float32)
+        y = torch.nn.functional.linear(_rows(x).float(), values, bias).to(_result(x))
     else:
-        y = _fast(rows, ready, bias, config, static, name, faults)
+        y = _fast(x, ready, bias, config, static, name, faults)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    rows = x.detach().reshape(-1, x.shape[-1])
+    return rows if x.dtype == torch.bfloat16 else rows.float()
+
+
+def _result(x: torch.Tensor) -> torch.dtype:
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a layer's calls have in common; ``how`` is proven for any activations, or None."""
+
+    config: LayerConfig
+    kind: str
+    form: SFx
+    bits: int
+    widest: int
+    how: Way | None
+
+
+def _plan(ready: Operand, config: LayerConfig, kind: str) -> _Plan:
+    known = ready.plan
+    if isinstance(known, _Plan) and known.config is config and known.kind == kind:
+        return known
+    form, other = config.activation_format, ready.weight.format
+    assert form is not None
+    bits, widest = form.fraction_bits + other.fraction_bits, max(form.bits, other.bits)
+    # What is proven for any spread of a row's blocks needs no look at a call's.
+    most = MAX_SPREAD if config.activation_scale == "block" else 0
+    made = _Plan(config, kind, form, bits, widest, None)
+    ready.plan = replace(made, how=_way(ready, made, most))
+    return ready.plan  # type: ignore[no-any-return]
+
+
+def _way(ready: Operand, plan: _Plan, spread: int) -> Way | None:
+    if not ready.in_range:
+        return None
+    return way(
+        plan.bits,
+        plan.widest,
+        ready.weight.words.shape[1],
+        spread + ready.spread,
+        plan.kind,
+        largest_sum=lambda: ready.largest_sum() * (1 << plan.form.fraction_bits),
+        grouped=ready.lowest >= WEIGHT_FLOOR,
+    )
+
+
 def _fast(
-    rows: torch.Tensor,
+    x: torch.Tensor,
     ready: Operand,
     bias: torch.Tensor | None,
     config: LayerConfig,
@@ -152,33 +206,46 @@ def _fast(
     faults: Faults | None,
 ) -> torch.Tensor:
     """By floating point where that is proven exact, else by the definition."""
-    form, weight = config.activation_format, ready.weight
-    assert form is not None
-    scale = config.activation_scale
-    bits = form.fraction_bits + weight.format.fraction_bits
-    widest = max(form.bits, weight.format.bits)
-    kind, terms = rows.device.type, rows.shape[1]
-    # What is proven for any spread of a row's blocks needs no look at this one's.
-    most = MAX_SPREAD if scale == "block" else 0
-    how = way(bits, widest, terms, most + ready.spread, kind)
-    counter = None
-    if faults is not None and kind != "cpu":
-        counter = faults.counter(name, rows.device)
-    if how is None:
-        most = _spread(rows, config, static)
-        how = way(bits, widest, terms, most + ready.spread, kind)
-    if how is not None and ready.in_range and rows.numel():
-        rounded = round_rows(rows, form, scale, static, how.dtype, counter)
+    plan = _plan(ready, config, x.device.type)
+    how = plan.how or _way(ready, plan, _spread(_rows(x), config, static))
+    if how is not None and x.numel():
+        rounded = _rounded(x, plan, how.dtype, static, name, faults)
         if rounded is not None:
-            return multiply(rounded, ready.values(how.dtype).T, how, bias)
-    return product(quantize_activation(rows, config, static, name), weight, bias)
+            return multiply(rounded, ready.values(how.dtype).T, how, bias, _result(x))
+    words = quantize_activation(_rows(x).float(), config, static, name)
+    return product(words, ready.weight, bias, _result(x))
+
+
+def _rounded(
+    x: torch.Tensor,
+    plan: _Plan,
+    dtype: torch.dtype,
+    static: torch.Tensor | None,
+    name: str,
+    faults: Faults | None,
+) -> torch.Tensor | None:
+    """Rows rounded, or what the layer before found for the same tensor."""
+    scale = plan.config.activation_scale
+    if faults is None:
+        return round_rows(_rows(x), plan.form, scale, static, dtype, None)
+    how = (plan.form.bits, plan.form.unity, scale, dtype)
+    values = faults.last.find(x, how) if static is None else None
+    if values is None:
+        counter = None if plan.kind == "cpu" else faults.counter(name, x.device)
+        values = round_rows(_rows(x), plan.form, scale, static, dtype, counter)
+        if static is None and values is not None:
+            faults.last.keep(x, how, values)
+    return values
 
 
 def _spread(rows: torch.Tensor, config: LayerConfig, static: torch.Tensor | None) -> int:
     """How far apart the exponents of a row's blocks really lie, at most; waits for the device."""
     form = config.activation_format
     assert form is not None
-    if config.activation_scale != "block" or not bool(torch.isfinite(rows).all()):
+    if config.activation_scale != "block":
+        return 0
+    rows = rows.float()
+    if not bool(torch.isfinite(rows).all()):
         return MAX_SPREAD
     found = exponents(rows, form, "block") if static is None else static[None]
     return min(MAX_SPREAD, int((found.amax(-1) - found.amin(-1)).max()))

@@ -45,8 +45,10 @@ class SelectiveLayer(nn.Module):
         self.register_buffer("values", values)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32: what the array gives, plus the kept weights' part."""
+        """float32: what the array gives, plus the kept weights' part; of bfloat16, bfloat16."""
         assert isinstance(self.quantized, QuantizedLayer)
+        if x.dtype == torch.bfloat16:
+            return self.forward(x.float()).to(x.dtype)
         y: torch.Tensor = self.quantized(x)
         if not len(self.values):
             return y

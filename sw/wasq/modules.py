@@ -70,10 +70,15 @@ class QuantizedLayer(nn.Module):
         return QuantizedWeight(self.words, self.exponents, form, self.config.weight_scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32, as the array and the host behind it give it."""
+        """float32, as the array and the host behind it give it; of bfloat16, bfloat16."""
+        dtype = x.dtype
+        if self.config.output is not None:
+            x = x.float()  # sums are rounded to words, not to bfloat16 first
         if self.geometry is None:
-            return self._drained(self._linear(x, 0, self.words.shape[0]), -1)
-        return self._drained(self.geometry.apply(x, self._linear), 1)
+            y = self._drained(self._linear(x, 0, self.words.shape[0]), -1)
+        else:
+            y = self._drained(self.geometry.apply(x, self._linear), 1)
+        return y.to(dtype) if dtype == torch.bfloat16 else y
 
     def extra_repr(self) -> str:
         """What a printed model says of the layer."""
@@ -101,12 +106,11 @@ class QuantizedLayer(nn.Module):
 
     def _operand(self, first: int, last: int) -> Operand:
         """These channels' weights ready to be multiplied, anew where the words were replaced."""
-        w = self.weight
-        state = tuple(
-            (t.data_ptr(), 0 if t.is_inference() else t._version) for t in (w.words, w.exponents)
-        )
+        words, exponents = self.words, self.exponents
+        state = (*_state(words), *_state(exponents))
         found = self._operands.get((first, last))
         if found is None or found[0] != state:
+            w = self.weight
             own = w.exponents if w.exponents.dim() == 0 else w.exponents[first:last]
             part = QuantizedWeight(w.words[first:last], own, w.format, w.scale)
             found = self._operands[first, last] = (state, Operand(part))
@@ -250,6 +254,11 @@ class Geometry:
         y = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
         y = y.reshape(count, *sizes, -1).permute(0, 3, 1, 2)
         return y.squeeze(2) if self.rank == 1 else y
+
+
+def _state(tensor: torch.Tensor) -> tuple[int, int]:
+    """What changes where a tensor is written to or replaced."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _pair(values: Any) -> tuple[int, int]:

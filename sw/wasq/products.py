@@ -23,9 +23,10 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sw.drain import narrowed, to_odd_binary64
 from sw.format import SFx
 from sw.scale import BLOCK, MAX_SPREAD
-from sw.tensor import encode, expand_blocks, exponents, limit_spread, matmul, to_binary32
+from sw.tensor import encode, expand_blocks, exponents, limit_spread, matmul
 from sw.wasq.config import SFConfig, ValueScale
 from sw.wasq.gemm import multiply, way
 from sw.wasq.rounding import EXPONENT_LIMIT, Faults, round_at, round_rows
@@ -227,7 +228,7 @@ def product(
     faults: Faults | None = None,
     name: str = "attention",
 ) -> torch.Tensor:
-    """``left @ right`` of words, exact, rounded once to binary32.
+    """``left @ right`` of words, exact, rounded once to binary32 (of bfloat16, to bfloat16).
 
     Parameters
     ----------
@@ -246,6 +247,8 @@ def product(
     the gradient passes as if they were not rounded.
     """
     shape = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])  # type: ignore[no-untyped-call]
+    narrow = left.dtype == right.dtype == torch.bfloat16
+    out = torch.bfloat16 if narrow else torch.float32
     flat_left = left.expand(*shape, *left.shape[-2:]).reshape(-1, *left.shape[-2:]).float()
     flat_right = right.expand(*shape, *right.shape[-2:]).reshape(-1, *right.shape[-2:]).float()
     given = None
@@ -256,7 +259,8 @@ def product(
     spread = MAX_SPREAD if scale == "block" else 0
     how = way(2 * form.fraction_bits, form.bits, terms, spread, kind)
     if how is None and not trained:
-        result = definition(flat_left, flat_right, form, scale if given is None else given, name)
+        e = scale if given is None else given
+        result = definition(flat_left, flat_right, form, e, name, out)
         return result.reshape(*shape, *result.shape[-2:])
     dtype = torch.float32 if how is None or trained else how.dtype
     counter = faults.counter(name, left.device) if faults is not None and kind != "cpu" else None
@@ -270,14 +274,15 @@ def product(
     else:
         columns = round_at(flat_right.detach(), form, given).to(dtype)
     if rows is None or columns is None:
-        result = definition(flat_left, flat_right, form, scale if given is None else given, name)
+        e = scale if given is None else given
+        result = definition(flat_left, flat_right, form, e, name, out)
     elif trained or how is None:
         result = torch.matmul(
             _Straight.apply(flat_left, rows),  # type: ignore[no-untyped-call]
             _Straight.apply(flat_right, columns),  # type: ignore[no-untyped-call]
-        )
+        ).to(out)
     else:
-        result = multiply(rows, columns, how)
+        result = multiply(rows, columns, how, dtype=out)
     return result.reshape(*shape, *result.shape[-2:])
 
 
@@ -287,6 +292,7 @@ def definition(
     form: SFx,
     scale: str | torch.Tensor,
     name: str = "attention",
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """The same for ``[B, M, K]`` and ``[B, K, N]`` through words and the integer product."""
     e_left = exponents(left, form, "token", name=name)
@@ -307,13 +313,14 @@ def definition(
             row_shift=-e_left.expand(*e_left.shape[:-1], blocks),
             column_shift=-e_right.transpose(1, 2),
         )
-        return to_binary32(sums, bits)
+        return narrowed(to_odd_binary64(sums, bits), dtype)
     if isinstance(scale, torch.Tensor):
         e_right = scale
     else:
         e_right = exponents(right, form, dim=-2, name=name)
     other = encode(right.contiguous(), form, e_right, name=name)
-    return to_binary32(matmul(words, other, form, output="exact"), bits, e_left + e_right)
+    sums = matmul(words, other, form, output="exact")
+    return narrowed(to_odd_binary64(sums, bits, e_left + e_right), dtype)
 
 
 class _Straight(torch.autograd.Function):

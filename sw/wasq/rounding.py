@@ -7,6 +7,7 @@ of floats is proven to be the product of the words (:mod:`sw.wasq.gemm`).
 from __future__ import annotations
 
 import ctypes
+import weakref
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +30,39 @@ class _Report(ctypes.Structure):
     _fields_ = (("bad_rows", ctypes.c_int64),)
 
 
+class Last:
+    """The rows rounded last, by the very tensor that was read and how, unless it has changed since.
+
+    Queries, keys and values read one tensor, and so do gates and what they multiply. Tensors of
+    ``torch.inference_mode`` do not tell changes, and are rounded each time.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[weakref.ref[torch.Tensor], int, object, torch.Tensor] | None = None
+
+    def __deepcopy__(self, memo: object) -> Last:
+        return Last()
+
+    def __reduce__(self) -> tuple[type[Last], tuple[()]]:
+        return Last, ()
+
+    def find(self, x: torch.Tensor, how: object) -> torch.Tensor | None:
+        """What is kept for a tensor."""
+        known = self._known
+        if known is None or known[0]() is not x or known[2] != how or known[1] != x._version:
+            return None
+        return known[3]
+
+    def keep(self, x: torch.Tensor, how: object, values: torch.Tensor) -> None:
+        """Keep it until the next, or until the pass ends."""
+        if not x.is_inference():
+            self._known = weakref.ref(x), x._version, how, values
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._known = None
+
+
 @dataclass(slots=True)
 class Faults:
     """Rows that could not be rounded, counted per layer on their device and looked at once.
@@ -38,6 +72,8 @@ class Faults:
     """
 
     counts: dict[tuple[str, torch.device], torch.Tensor] = field(default_factory=dict)
+    #: What the layer before this one read, for a layer that reads the same.
+    last: Last = field(default_factory=lambda: Last())
 
     def counter(self, name: str, device: torch.device) -> torch.Tensor:
         """The int32 ``[1]`` on this device that counts a layer's rows."""
@@ -48,14 +84,18 @@ class Faults:
         return self.counts[key]
 
     def check(self) -> None:
-        """Wait for the device and refuse what was counted.
+        """End a pass: wait for the device and refuse what was counted.
+
+        Nothing is waited for while a CUDA graph is captured; who replays it checks afterwards.
 
         Raises
         ------
         ValueError
             Naming the first layer and how many of its rows.
         """
-        if not self.counts:
+        self.last.forget()
+        on_cuda = any(device.type == "cuda" for _, device in self.counts)
+        if not self.counts or (on_cuda and torch.cuda.is_current_stream_capturing()):
             return
         found = torch.cat([c.to("cpu", non_blocking=False) for c in self._gathered()])
         names = [name for name, _ in self.counts]
@@ -89,7 +129,7 @@ def round_rows(
 
     Parameters
     ----------
-    x : torch.Tensor of float32 ``[M, K]``
+    x : torch.Tensor of float32 or bfloat16 ``[M, K]``
     form : SFx
     scale : {"none", "tensor", "token", "block"}
     static : torch.Tensor of int64, optional
@@ -105,15 +145,19 @@ def round_rows(
         None, on the CPU or without ``faults``, if a row cannot be rounded.
     """
     x = x.contiguous()
+    kind = x.device.type
+    fused = kind == "cuda" and rounding_triton.is_available()
+    if not fused:
+        x = x.float()
     given = _given(x, form, scale, static)
     length = BLOCK if scale == "block" else max(x.shape[1], 1)
-    library = native.library() if x.device.type == "cpu" else None
+    library = native.library() if kind == "cpu" else None
     if library is not None:
         return _native(library, x, form, length, given, dtype)
     counter = faults
     if counter is None:
         counter = torch.zeros(1, dtype=torch.int32, device=x.device)
-    if x.device.type == "cuda" and rounding_triton.is_available():
+    if fused:
         values = rounding_triton.round_rows(
             x, form, length, given, dtype, counter, EXPONENT_LIMIT, MAX_SPREAD
         )
@@ -133,7 +177,7 @@ def _given(
     if static is not None:
         return static.reshape(-1).to(torch.int32)
     if scale == "tensor":
-        bits = x.view(torch.int32) & 0x7FFFFFFF
+        bits = x.float().view(torch.int32) & 0x7FFFFFFF
         top = bits.amax() if bits.numel() else bits.new_zeros(())
         return _covering(top, form).reshape(1)
     return None

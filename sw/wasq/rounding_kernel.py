@@ -26,7 +26,7 @@ def round_row(
     place = tl.arange(0, WIDTH)
     at = block[:, None] * length + place[None, :]
     here = (place[None, :] < length) & (at < terms)
-    value = tl.load(x + row * terms + at, mask=here, other=0.0)
+    value = tl.load(x + row * terms + at, mask=here, other=0.0).to(tl.float32)
     bits = value.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     present = block < blocks
     if GIVEN:

@@ -31,7 +31,7 @@ def round_rows(
 
     Parameters
     ----------
-    x : torch.Tensor of float32, contiguous, on a CUDA device
+    x : torch.Tensor of float32 or bfloat16, contiguous, on a CUDA device
     form : SFx
     length : int
         Values that share an exponent: K or 32.
