@@ -2,10 +2,13 @@
 
     python -m bench.wasq [--device cuda] [--windows 1] [--length 512] [--repeats 3] [--random]
 
-Prints a table and writes build/bench/wasq.json. On the CPU a pass is compared with float32, on CUDA
-with bfloat16 (float32 stands beside it), all rows in turn in one run. The first figures are of
-vanilla quantization: seconds for all weights, and the most memory that was held meanwhile, against
-the bytes of the float32 model. ``--random`` takes random weights of the same sizes.
+Prints a table and writes build/bench/wasq.json. On the CPU a pass is compared with float32, all
+rows in turn in one run. On CUDA it is compared with bfloat16: quantized layers in the float32 model
+first, then in the bfloat16 model, where everything but words is what the rival has. Each row is
+timed as launched by Python and, beside it, as a CUDA graph that holds the same launches, rivals
+alike. The first figures are of vanilla quantization: seconds for all weights, and the most memory
+that was held meanwhile, against the bytes of the float32 model. ``--random`` takes random weights
+of the same sizes.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from sw.datasets import DatasetError
 from sw.models.llama import Llama, LlamaConfig
 from sw.wasq import SFConfig, quantize_
 from sw.wasq.gemm import cached
+from sw.wasq.modules import QuantizedLayer
 
 #: Sizes of SmolLM2-135M, as its file gives them.
 SIZES: Final = LlamaConfig(576, 1536, 30, 9, 3, 49152, 2048, 100000.0, 1e-5)
@@ -90,25 +94,77 @@ def resident() -> int:
     return int(status.read_text().split()[1]) * resource.getpagesize() if status.exists() else 0
 
 
-def passes(
-    model: nn.Module, tokens: torch.Tensor, device: torch.device
-) -> dict[str, Callable[[], object]]:
+def networks(model: nn.Module, device: torch.device) -> dict[str, nn.Module]:
     """What is timed."""
-
-    def run(network: nn.Module) -> Callable[[], object]:
-        def once() -> None:
-            with torch.inference_mode(), cached():
-                network(tokens)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        return once
-
-    rows = {"float32": run(model)}
+    found = {"float32": model}
+    around = {"": model}
     if device.type == "cuda":
-        rows["bfloat16"] = run(copy.deepcopy(model).bfloat16())
-    for name, config in CONFIGS.items():
-        rows[name] = run(quantize_(copy.deepcopy(model), config))
+        found["bfloat16"] = copy.deepcopy(model).bfloat16()
+        around[", in bfloat16"] = found["bfloat16"]
+    for ending, network in around.items():
+        for name, config in CONFIGS.items():
+            found[name + ending] = quantize_(copy.deepcopy(network), config)
+    return found
+
+
+def launched(
+    network: nn.Module, tokens: torch.Tensor, device: torch.device
+) -> Callable[[], object]:
+    """A pass as Python launches it."""
+
+    def once() -> None:
+        with torch.no_grad(), cached():
+            network(tokens)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return once
+
+
+def captured(network: nn.Module, tokens: torch.Tensor) -> Callable[[], object]:
+    """A pass as a CUDA graph; what its layers could not round is looked at behind it."""
+    faults = {id(m.faults): m.faults for m in network.modules() if isinstance(m, QuantizedLayer)}
+    with torch.no_grad(), cached():
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                network(tokens)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            network(tokens)
+
+    def once() -> None:
+        graph.replay()
+        for found in faults.values():
+            if found is not None:
+                found.check()
+        torch.cuda.synchronize()
+
+    return once
+
+
+#: Beside each other: as Python launches a pass, and as a graph.
+CUDA_COLUMNS: Final = ("ms", "time / bfloat16's", "as a graph, ms", "time / bfloat16's")
+
+
+def measure(
+    found: dict[str, nn.Module], tokens: torch.Tensor, device: torch.device, repeats: int
+) -> list[dict[str, Any]]:
+    """Seconds of each network and what they are to the float one's."""
+    on_cuda = device.type == "cuda"
+    seconds = medians({n: launched(m, tokens, device) for n, m in found.items()}, repeats)
+    base = "bfloat16" if on_cuda else "float32"
+    rows: list[dict[str, Any]] = [
+        {"name": name, "seconds": taken, "ratio": taken / seconds[base]}
+        for name, taken in seconds.items()
+    ]
+    if on_cuda:
+        graphs = medians({n: captured(m, tokens) for n, m in found.items()}, repeats)
+        for row in rows:
+            taken = graphs[row["name"]]
+            row |= {"graph_seconds": taken, "graph_ratio": taken / graphs[base]}
     return rows
 
 
@@ -133,11 +189,13 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (options.windows, options.length)
     tokens = torch.randint(0, SIZES.vocabulary, shape, generator=generator)
-    seconds = medians(passes(model, tokens.to(device), device), options.repeats)
-    base = seconds["bfloat16" if device.type == "cuda" else "float32"]
-    table = Table("", "ms", "time / float's")
-    for name, taken in seconds.items():
-        table.add_row(name, f"{taken * 1e3:,.1f}", f"{taken / base:.2f}")
+    rows = measure(networks(model, device), tokens.to(device), device, options.repeats)
+    table = Table("", *(("ms", "time / float's") if device.type == "cpu" else CUDA_COLUMNS))
+    for row in rows:
+        cells = [f"{row['seconds'] * 1e3:,.2f}", f"{row['ratio']:.2f}"]
+        if "graph_seconds" in row:
+            cells += [f"{row['graph_seconds'] * 1e3:,.2f}", f"{row['graph_ratio']:.2f}"]
+        table.add_row(row["name"], *cells)
     Console().print(table)
     Console().print(
         f"vanilla quantization of {quantization['weights'] / 1e6:.1f} M weights: "
@@ -153,10 +211,7 @@ def main() -> None:
             "windows": options.windows,
             "length": options.length,
             "quantization": quantization,
-            "rows": [
-                {"name": name, "seconds": taken, "ratio": taken / base}
-                for name, taken in seconds.items()
-            ],
+            "rows": rows,
         },
     )
 
