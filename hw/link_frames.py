@@ -30,8 +30,8 @@ class FrameReceiver(wiring.Component):
         Bytes of the line; never waits.
     write : In(write port of a memory of ``limit + CRC_BYTES`` bytes)
     valid : Out(1)
-        A frame is held: ``kind``, ``sequence`` and ``length`` bytes from address 0 on. Two cycles
-        after the byte of its closing flag.
+        A frame is held: ``kind``, ``sequence`` and ``length`` bytes from address 0 on. From the
+        cycle after its closing flag on.
     kind, sequence : Out(8)
     length : Out(range(limit + 1))
     ready : In(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sw.config import MachineConfig
@@ -36,27 +39,31 @@ class SerialPort:
         try:
             self._serial: Any = serial.serial_for_url(name, baud, exclusive=True)
         except (*self._failures, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error).split(": ")[-1]
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error).split(": ")[-1]
             raise WrongBoard(f"port must be a serial port, not {name!r}: {reason}") from error
         self._serial.reset_input_buffer()
 
     def write(self, content: bytes) -> None:
         """Send bytes."""
-        self._guarded(self._serial.write, content)
+        with self._connected():
+            self._serial.write(content)
 
     def read(self, seconds: float) -> bytes:
         """What has come; if nothing, what comes next within some seconds; b"" for silence."""
-        self._serial.timeout = seconds
-        found: bytes = self._guarded(self._serial.read, 1)
-        return found + (self._guarded(self._serial.read, self._serial.in_waiting) if found else b"")
+        with self._connected():
+            self._serial.timeout = seconds
+            found: bytes = self._serial.read(1)
+            return found + (self._serial.read(self._serial.in_waiting) if found else b"")
 
     def close(self) -> None:
         """Give the port back."""
         self._serial.close()
 
-    def _guarded(self, function: Any, argument: Any) -> Any:
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
         try:
-            return function(argument)
+            yield
         except self._failures as error:
             raise LinkFailed(f"{self.name} must stay connected: {error}") from error
 
