@@ -60,6 +60,8 @@ class LayerConfig:
     unity: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.unity, bool):
+            raise TypeError(f"unity must be True or False, not {self.unity!r}")
         for name in ("weights", "activations", "output"):
             _check_bits(name, getattr(self, name), self.unity)
         for name, choices in (
@@ -97,14 +99,13 @@ class LayerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SFConfig:
+class SFConfig(LayerConfig):
     """How a model is quantized, in the manner of torchao's configs.
+
+    What it inherits holds for every linear layer and convolution without an override.
 
     Parameters
     ----------
-    weights, activations, weight_scale, weight_rule, activation_scale, activation_mode,
-    activation_rule, output, unity
-        Of every linear layer and convolution: see :class:`LayerConfig`.
     products : int or None
         Width of both operands of attention products (queries, keys, probabilities, values) and so
         of the cache of keys and values; None: float.
@@ -124,15 +125,6 @@ class SFConfig:
         For a field of the wrong kind or out of range.
     """
 
-    weights: int | None = 8
-    activations: int | None = 8
-    weight_scale: WeightScale = "channel"
-    weight_rule: ExponentRule = "squared_error"
-    activation_scale: ActivationScale = "token"
-    activation_mode: ActivationMode = "dynamic"
-    activation_rule: ExponentRule = "maximum"
-    output: int | None = None
-    unity: bool = True
     products: int | None = None
     value_scale: ValueScale = "block"
     head: int | None = None
@@ -141,8 +133,7 @@ class SFConfig:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.unity, bool):
-            raise TypeError(f"unity must be True or False, not {self.unity!r}")
+        LayerConfig.__post_init__(self)  # super() finds no class that slots have replaced
         for name in ("products", "head", "embedding", "norms"):
             _check_bits(name, getattr(self, name), self.unity)
         _check_choice("value_scale", self.value_scale, VALUE_SCALES)
@@ -155,8 +146,8 @@ class SFConfig:
                 )
             checked[pattern] = MappingProxyType(dict(changes))
         object.__setattr__(self, "overrides", MappingProxyType(checked))
-        for pattern in ("", *checked):  # each combination that can occur alone is checked now
-            self._changed(self.base, [pattern] if pattern else [])
+        for pattern in checked:  # each that can occur alone is checked now
+            self._changed(self.base, [pattern])
 
     @property
     def base(self) -> LayerConfig:
