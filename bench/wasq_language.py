@@ -87,12 +87,20 @@ def specs() -> list[Spec]:
     rows += [
         Spec("int8 row", IntegerConfig(8, 8, "row")),
         Spec("int4 block", IntegerConfig(4, 8, "block")),
-        Spec("int4 block gptq", IntegerConfig(4, 8, "block"), ("compensate",)),
+        *_rivals("int4 block", IntegerConfig(4, 8, "block")),
+        Spec("int4 block, float activations nearest", IntegerConfig(4, None, "block")),
+        *_rivals("int4 block, float activations", IntegerConfig(4, None, "block")),
         Spec("mxint8", mxint(8)),
         Spec("mxint6, mxint8", mxint(6, 8)),
         Spec("mxint4, mxint8", mxint(4, 8)),
     ]
     return rows
+
+
+def _rivals(name: str, config: IntegerConfig) -> list[Spec]:
+    """Rows of the methods of others on integers."""
+    steps = {"gptq": "compensate", "awq": "awq", "autoround": "autoround"}
+    return [Spec(f"{name} {method}", config, (step,)) for method, step in steps.items()]
 
 
 def calibration(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from sw.wasq.statistics import Moments
 from sw.wasq.walk import STAGES, BlockWalk
 
 Group = Literal["row", "block"]
+#: For walks: all linear layers but the head are looked at, on float inputs.
+FLOAT_INPUTS: Final = SFConfig(weights=8, activations=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +126,30 @@ def integers(
     tokens : torch.Tensor of int64 ``[n, T]``, optional
         For GPTQ, block by block; rounding to nearest without them.
     """
-    chosen = targets(model, SFConfig(weights=8, activations=None))
-    layers = {t.name: t.module for t in chosen if isinstance(t.module, nn.Linear)}
     found = {}
     if tokens is None:
-        for name, layer in layers.items():
-            found[name] = round_integers(layer.weight.detach(), config.weights, config.group)
+        for target in targets(model, FLOAT_INPUTS):
+            layer = target.module
+            if isinstance(layer, nn.Linear):
+                weight = layer.weight.detach()
+                found[target.name] = round_integers(weight, config.weights, config.group)
     else:
-        walk = BlockWalk(model, SFConfig(weights=8, activations=None), tokens)
+        walk = BlockWalk(model, FLOAT_INPUTS, tokens)
         for pair in walk:
             for stage in range(len(STAGES)):
                 for name, moments in walk.moments(pair, stage, weighted=False).items():
                     own = pair.layers[name]
                     own.weight = compensate_integers(own.weight, config, moments)
                     found[own.name] = own.weight
-    result = copy.deepcopy(model)
-    for name, weight in found.items():
-        replace_module(result, name, IntegerLinear(layers[name], weight, config))
-    return result.eval()
+    return put_integers_(copy.deepcopy(model), config, found)
+
+
+def put_integers_(
+    model: nn.Module, config: IntegerConfig, weights: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """Put dequantized weights and rounded inputs in place of linear layers, by name."""
+    for name, weight in weights.items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        replace_module(model, name, IntegerLinear(layer, weight, config))
+    return model.eval()

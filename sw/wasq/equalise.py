@@ -158,10 +158,14 @@ def equalise_(
     return found
 
 
-@torch.no_grad()
 def apply(block: nn.Module, site: Site, steps: torch.Tensor) -> None:
     """Divide a source's channels by ``2**steps`` and multiply its readers' columns, exactly."""
-    factors = torch.ldexp(torch.ones_like(steps, dtype=torch.float32), steps)
+    fold(block, site, torch.ldexp(torch.ones_like(steps, dtype=torch.float32), steps))
+
+
+@torch.no_grad()
+def fold(block: nn.Module, site: Site, factors: torch.Tensor) -> None:
+    """Divide a source's channels by factors and multiply its readers' columns by them."""
     weight = site.source.weight
     weight.div_(factors if weight.dim() == 1 else factors[:, None])
     if getattr(site.source, "bias", None) is not None:

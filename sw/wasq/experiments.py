@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sw.wasq.baselines import IntegerConfig, integers
+from sw.wasq.baselines import IntegerConfig
 from sw.wasq.checkpoint import save
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import Corpus, check_calibration, check_overlap, windows
@@ -26,6 +26,7 @@ from sw.wasq.opt import BlockReport
 from sw.wasq.quantize import quantize_
 from sw.wasq.records import Record, append_record, read_records
 from sw.wasq.results import make_record
+from sw.wasq.rivals import check_integer_steps, integer_model
 from sw.wasq.stacks import StackOptions, run_stack
 from sw.wasq.weights import QuantizedWeight
 
@@ -44,14 +45,24 @@ class Spec:
     config : SFConfig or IntegerConfig or None
         None: the float model.
     steps : tuple of str
-        Of :data:`sw.wasq.stacks.STEPS`; ("compensate",) or none for integers.
+        Of :data:`sw.wasq.stacks.STEPS`; one of :data:`sw.wasq.rivals.INTEGER_STEPS` or none for
+        integers.
     options : StackOptions
+
+    Raises
+    ------
+    ValueError
+        If integers cannot be chosen so.
     """
 
     name: str
     config: SFConfig | IntegerConfig | None
     steps: tuple[str, ...] = ()
     options: StackOptions = field(default_factory=StackOptions)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config, IntegerConfig):
+            check_integer_steps(self.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,19 +214,20 @@ def _quantized(
     base = setting.language.module
     if spec.config is None:
         return base, False, 0.0, {}
-    if isinstance(spec.config, IntegerConfig):
-        model = integers(base, spec.config, tokens if "compensate" in spec.steps else None)
-        return model, False, time.perf_counter() - began, {}
-    model = copy.deepcopy(base)
     times: dict[str, float] = {}
     blocks: list[dict[str, Any]] = []
 
-    def on_block(block: BlockReport, _: dict[str, QuantizedWeight]) -> None:
+    def on_block(block: BlockReport, _: dict[str, QuantizedWeight] | None = None) -> None:
         blocks.append(asdict(block))
         report(
             f"{spec.name}: block {block.index + 1}/{block.blocks}, error {block.before:.5f} to "
             f"{block.after:.5f}, {block.changed / block.words:.1%} changed, {block.seconds:.1f} s"
         )
+
+    if isinstance(spec.config, IntegerConfig):
+        model = integer_model(base, spec.config, spec.steps, tokens, on_block)
+        return model, False, time.perf_counter() - began, {"blocks": blocks} if blocks else {}
+    model = copy.deepcopy(base)
 
     def on_step(step: str, _: dict[str, QuantizedWeight]) -> None:
         times[step] = time.perf_counter() - began
