@@ -162,7 +162,7 @@ def test_autoround_without_steps_is_nearest_and_seeds_give_the_same_weights() ->
         want = round_integers(tiny().get_parameter(f"{name}.weight").detach(), 4, "block")
         assert torch.equal(weight, want)
     first, again, other = (
-        autoround_model(tiny(1), BLOCKS, TOKENS, AutoRoundOptions(steps=8, batch=4, seed=seed))
+        autoround_model(tiny(1), BLOCKS, TOKENS, AutoRoundOptions(steps=12, batch=6, seed=seed))
         for seed in (0, 0, 1)
     )
     assert all(torch.equal(first[n], again[n]) for n in first)
