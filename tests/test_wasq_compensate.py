@@ -8,8 +8,9 @@ from torch import nn
 
 from sw.format import SFx
 from sw.models.llama import Llama, LlamaConfig
+from sw.tensor import decode, encode, word_dtype
 from sw.wasq import sequential
-from sw.wasq.compensate import CompensateOptions, compensate, output_error
+from sw.wasq.compensate import CompensateOptions, compensate, output_error, words_of
 from sw.wasq.config import LayerConfig, SFConfig
 from sw.wasq.exact import quantize_activation
 from sw.wasq.grid import round_activations, round_weights, snap
@@ -249,6 +250,43 @@ def test_the_factor_is_of_the_inverse() -> None:
     assert torch.equal(solver.factor.triu(), solver.factor)
     assert sorted(solver.order.tolist()) == list(range(300))
     assert solver.parts[-1][1] == 300
+
+
+@pytest.mark.parametrize("terms", [300, 96, 45, 8])
+@pytest.mark.parametrize("block", [32, None])
+def test_columns_have_their_turn_by_the_diagonal(terms: int, block: int | None) -> None:
+    x = correlated(2 * terms, terms)
+    hessian = (x.T @ x).double()
+    solver = factored(hessian, 0.01, block)
+    diagonal = hessian.diagonal()
+    size = block or terms
+    blocks = [range(first, min(first + size, terms)) for first in range(0, terms, size)]
+    blocks.sort(key=lambda b: -float(diagonal[b.start : b.stop].mean()))
+    want = [c for b in blocks for c in sorted(b, key=lambda c: -float(diagonal[c]))]
+    assert solver.order.tolist() == want
+    ends = list(itertools.accumulate(map(len, blocks))) if block else [*range(64, terms, 64), terms]
+    assert solver.starts.tolist() == [0, *ends]
+    own = solver.own()
+    for part, (first, last) in enumerate(solver.parts):
+        count = last - first
+        square = solver.hessian[first:last, first:last]
+        for found in own:  # the unit matrix beyond
+            assert torch.equal(found[part, count:].triu(), torch.eye(solver.width).double()[count:])
+        lower, inverse, upper = (found[part, :count, :count] for found in own)
+        assert torch.allclose(lower @ lower.T, square)
+        assert torch.allclose(inverse @ square, torch.eye(count).double(), atol=1e-8)
+        assert torch.allclose(upper.T @ upper, inverse)
+        assert torch.equal(upper, upper.triu())
+        assert torch.equal(lower, lower.tril())
+
+
+def test_words_of_values_are_those_that_encoding_finds() -> None:
+    for bits, unity in itertools.product((3, 4, 8, 16), (True, False)):
+        form = SFx(bits, unity)
+        words = torch.arange(1 << bits).to(word_dtype(form))[None].repeat(4, 1)
+        e = torch.tensor([[-40], [-1], [0], [7]])
+        values = decode(words, form, e)
+        assert torch.equal(words_of(values, e, form), encode(values, form, e)), (bits, unity)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

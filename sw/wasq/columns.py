@@ -77,20 +77,50 @@ def refine(
     form: SFx,
     steps: tuple[int, ...],
     spread: int,
+    passes: int = 1,
 ) -> None:
     """Choose each block's words anew, all others as they are, where that lessens the error.
 
     ``values`` and ``chosen`` are changed in place. ``steps``: (1, 0, -1), what is added to a
-    block's exponent, or (0,); the rest as for :func:`first_pass`.
+    block's exponent, or (0,); ``passes``: over all blocks; the rest as for :func:`first_pass`.
     """
     hessian = solver.hessian.float()
     lower, upper = own.lower.float(), own.upper.float()
     if _fast(values):
         parts = lower, own.inverse.float(), upper
-        sweep_triton.refine_pass(
-            values, wanted, hessian, parts, solver.starts, top, chosen, form, len(steps), spread
+        sweep_triton.refine(
+            values,
+            wanted,
+            hessian,
+            parts,
+            solver.starts,
+            top,
+            chosen,
+            form,
+            len(steps),
+            spread,
+            passes,
         )
         return
+    for _ in range(passes):
+        _refine_once(
+            values, wanted, chosen, solver, own, (hessian, lower, upper), top, form, steps, spread
+        )
+
+
+def _refine_once(
+    values: torch.Tensor,
+    wanted: torch.Tensor,
+    chosen: torch.Tensor,
+    solver: Solver,
+    own: Own,
+    floats: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    top: torch.Tensor,
+    form: SFx,
+    steps: tuple[int, ...],
+    spread: int,
+) -> None:
+    hessian, lower, upper = floats
     rows = torch.arange(len(values), device=values.device)
     gradient = (values - wanted) @ hessian
     for part, (first, last) in enumerate(solver.parts):

@@ -10,19 +10,19 @@ blocks refine the words afterwards, each no worse than before (block coordinate 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from sw.format import SFx
 from sw.scale import BLOCK, MAX_SPREAD
-from sw.tensor import encode, expand_blocks
+from sw.tensor import expand_blocks, word_dtype
 from sw.wasq.columns import first_pass, refine
 from sw.wasq.config import LayerConfig
-from sw.wasq.grid import largest_exponent
+from sw.wasq.grid import largest_exponent, unit
 from sw.wasq.solver import Solver, factored
 from sw.wasq.statistics import Moments
-from sw.wasq.weights import QuantizedWeight, weight_exponents
+from sw.wasq.weights import QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,28 @@ def compensate(
     by_block = config.weight_scale == "block"
     solver = factored(moments.hessian, options.damping, BLOCK if by_block else None)
     target = wanted_weight(weight, moments, solver, options)
-    # What they are is chosen below; this tells their shape, and refuses what is not finite.
-    start = weight_exponents(weight, replace(config, weight_rule="maximum"), name)
     ordered = target[:, solver.order]
     if by_block:
-        values, chosen = _blocks(ordered, solver, start, form, options)
+        values, chosen = _blocks(ordered, solver, form, options)
     else:
-        values, chosen = _whole(ordered, solver, start, form, options, config.weight_scale)
+        values, chosen = _whole(ordered, solver, form, options, config.weight_scale)
     values[:, solver.order] = values.clone()
-    spread = expand_blocks(chosen, weight.shape[1]) if by_block else chosen
-    words = encode(values.contiguous(), form, spread, name=name)
+    words = words_of(values, expand_blocks(chosen, weight.shape[1]) if by_block else chosen, form)
+    # Looked at behind all the work, so that a device is not waited for on the way.
+    bad = torch.stack([(~torch.isfinite(t)).sum() for t in (weight, values)]).tolist()
+    if any(bad):
+        raise ValueError(
+            f"{name} must hold finite numbers, not NaN or infinity in {bad[0] or bad[1]} places"
+        )
     return QuantizedWeight(words, chosen, form, config.weight_scale)
+
+
+def words_of(values: torch.Tensor, exponents: torch.Tensor, form: SFx) -> torch.Tensor:
+    """The words of float32 that are values of words at these exponents; nothing is checked."""
+    magnitude = (values.abs() / unit(exponents, form)).to(torch.int32)
+    magnitude.clamp_(0, form.max_code)  # unity is the word of all ones
+    signed = magnitude | ((values < 0).to(torch.int32) << form.fraction_bits)
+    return signed.to(word_dtype(form))
 
 
 def wanted_weight(
@@ -134,7 +145,6 @@ def output_error(
 def _blocks(
     target: torch.Tensor,
     solver: Solver,
-    start: torch.Tensor,
     form: SFx,
     options: CompensateOptions,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,11 +152,10 @@ def _blocks(
     # A block may lie at most MAX_SPREAD below the row's largest, which no choice exceeds.
     top = largest_exponent(target.abs().amax(-1), form)
     values, chosen, _ = first_pass(target, solver, top, form, options.exponents, MAX_SPREAD)
-    own = solver.own() if options.passes else None
-    for _ in range(options.passes):
-        assert own is not None
-        refine(values, target, chosen, solver, own, top, form, (1, 0, -1), MAX_SPREAD)
-    exponents = torch.empty_like(start)
+    if options.passes:
+        steps, own = (1, 0, -1), solver.own()
+        refine(values, target, chosen, solver, own, top, form, steps, MAX_SPREAD, options.passes)
+    exponents = torch.empty_like(chosen, dtype=torch.int64)
     exponents[:, solver.order[solver.starts[:-1].long()] // BLOCK] = chosen.long()
     return values, exponents
 
@@ -154,7 +163,6 @@ def _blocks(
 def _whole(
     target: torch.Tensor,
     solver: Solver,
-    start: torch.Tensor,
     form: SFx,
     options: CompensateOptions,
     scale: str,
@@ -162,7 +170,8 @@ def _whole(
     """Values, in order, and exponents where a row or the tensor shares one: each is tried."""
     count = len(target)
     largest = target.abs().amax(-1, keepdim=True) if scale == "channel" else target.abs().amax()
-    highest = torch.zeros_like(start) if scale == "none" else largest_exponent(largest, form)
+    highest = largest_exponent(largest, form)
+    highest = torch.zeros_like(highest) if scale == "none" else highest
     steps = 1 if scale == "none" else options.exponents
     tried = torch.stack([highest - step for step in range(steps)])
     each = tried.reshape(steps, -1).expand(-1, count)
@@ -179,8 +188,6 @@ def _whole(
         best, chosen = number.expand(count), tried[number]
     at = best * count + rows
     kept, picks, top = values[at], picks[at], each[best, rows]
-    own = solver.own() if options.passes else None
-    for _ in range(options.passes):
-        assert own is not None
-        refine(kept, target, picks, solver, own, top, form, (0,), 0)
+    if options.passes:
+        refine(kept, target, picks, solver, solver.own(), top, form, (0,), 0, options.passes)
     return kept, chosen

@@ -80,12 +80,12 @@ def first_pass(
             SPREAD=spread,
             FRACTION=form.fraction_bits,
             UNITY=form.unity,
-            num_warps=4,
+            num_warps=_warps(width),
         )
     return values, errors, chosen
 
 
-def refine_pass(
+def refine(
     values: torch.Tensor,
     wanted: torch.Tensor,
     hessian: torch.Tensor,
@@ -96,6 +96,7 @@ def refine_pass(
     form: SFx,
     steps: int,
     spread: int,
+    passes: int,
 ) -> None:
     """Choose each block's words anew; ``values`` and ``chosen`` are changed in place.
 
@@ -110,32 +111,36 @@ def refine_pass(
     chosen : torch.Tensor of int32 ``[N, P]``
     steps : int
         3: exponents one more, as they are and one less; 1: as they are.
+    passes : int
+        Over all blocks, a launch each.
     """
     rows, columns = values.shape
     lower, inverse, upper = own
     scaled = upper / upper.diagonal(dim1=1, dim2=2)[..., None]
+    given = (
+        *(values, wanted.contiguous(), hessian.contiguous(), scaled.contiguous()),
+        *(inverse.contiguous(), lower.contiguous(), starts, top.int().contiguous(), chosen),
+    )
     with torch.cuda.device(values.device):
-        _kernels().refine_pass[(-(-rows // _ROWS),)](
-            values,
-            wanted.contiguous(),
-            hessian.contiguous(),
-            scaled.contiguous(),
-            inverse.contiguous(),
-            lower.contiguous(),
-            starts,
-            top.int().contiguous(),
-            chosen,
-            rows,
-            columns,
-            len(starts) - 1,
-            ROWS=_ROWS,
-            WIDTH=lower.shape[-1],
-            STEPS=steps,
-            SPREAD=spread,
-            FRACTION=form.fraction_bits,
-            UNITY=form.unity,
-            num_warps=4,
-        )
+        for _ in range(passes):
+            _kernels().refine_pass[(-(-rows // _ROWS),)](
+                *given,
+                rows,
+                columns,
+                len(starts) - 1,
+                ROWS=_ROWS,
+                WIDTH=lower.shape[-1],
+                STEPS=steps,
+                SPREAD=spread,
+                FRACTION=form.fraction_bits,
+                UNITY=form.unity,
+                num_warps=_warps(lower.shape[-1]),
+            )
+
+
+def _warps(width: int) -> int:
+    """As many as keep a program's tile in registers."""
+    return 8 if width > 32 else 4
 
 
 def _kernels() -> Any:
