@@ -1,14 +1,16 @@
 """One GPTQ step, from Hessian to quantized weight: ours against public implementations.
 
-    python -m bench.gptq [--device cuda] [--public build/gptq-env/site] [--repeats 5]
+    python -m bench.gptq [--device cuda] [--public build/gptq-env/site | --alone] [--repeats 5]
 
 At the sizes of SmolLM2-135M's layers, to 4 bits with one scale per 32 columns and per row. Prints
 milliseconds and what the rounding leaves of the output, ``tr((W - Q) H (W - Q)^T)`` as a part of
 ``tr(W H W^T)``, and writes build/bench/gptq.json. Public implementations are those of
 :mod:`bench.gptq_public` that can be imported, from the folder ``--public`` too; they round to
 integers at float scales, ours to SFx at powers of two. "the same work" is one pass with exponents
-by maximum; the default tries three exponents and refines twice. On a busy machine the CPU's figures
-hold with ``OMP_NUM_THREADS=1`` only: threads that wait for each other time the other work.
+by maximum; the default tries three exponents and refines twice. ``--alone`` leaves the public ones
+out. A last table says where our default's time goes, each stage timed by itself. On a busy machine
+the CPU's figures hold with ``OMP_NUM_THREADS=1`` only: threads that wait for each other time the
+other work.
 
 Weights and inputs are made here: weights with heavy tails, inputs that are correlated (a spectrum
 that falls as a power) and have a few channels much larger than the rest, as in language models.
@@ -33,9 +35,13 @@ from rich.table import Table
 from bench.arguments import Parser, count, writable
 from bench.gptq_public import PUBLIC, ROWS, Step, quiet
 from bench.timing import machine, medians, write_json
-from sw.scale import BLOCK
+from sw.format import SFx
+from sw.scale import BLOCK, MAX_SPREAD
+from sw.wasq.columns import first_pass, refine
 from sw.wasq.compensate import CompensateOptions, compensate, output_error
 from sw.wasq.config import LayerConfig
+from sw.wasq.grid import largest_exponent
+from sw.wasq.solver import factored
 from sw.wasq.statistics import Moments
 
 #: Output and input channels: queries and outputs, keys and values, gate and up, down.
@@ -109,6 +115,9 @@ def steps(
         name: functools.partial(run_ours, weight, moments, group, options)
         for name, options in OURS.items()
     }
+    if weight.is_cuda:  # rows know nothing of each other: layers of one input are one call
+        pair = torch.cat([weight, weight])
+        rows[OWN_PAIR] = lambda: run_ours(pair, moments, group, OURS[DEFAULT])[: len(weight)]
     rows |= {n: functools.partial(step, weight, hessian, group) for n, step in public.items()}
     if weight.is_cuda and "llmcompressor" in public:  # its default where layers have one shape
         rows[PAIR] = functools.partial(both, public["llmcompressor"])
@@ -117,6 +126,8 @@ def steps(
 
 #: Two layers in one call; its seconds are those of one.
 PAIR: Final = "llmcompressor, of two at once"
+DEFAULT: Final = "ours, default"
+OWN_PAIR: Final = "ours, default, of two of one input"
 
 
 def measure(
@@ -138,7 +149,7 @@ def measure(
                 quantized = step()
             errors[name] = output_error(weight, quantized.float(), moments.hessian) / whole
         except Exception as error:
-            if name in OURS:
+            if name.startswith("ours"):
                 raise
             failed[name] = reason(error)
             del rows[name]
@@ -153,9 +164,10 @@ def measure(
 
     with silence():
         seconds = medians({name: timed(step) for name, step in rows.items()}, repeats)
-    if PAIR in seconds:
-        seconds[PAIR] /= 2
-    best = min((s for n, s in seconds.items() if n not in OURS), default=None)
+    for name in (PAIR, OWN_PAIR):
+        if name in seconds:
+            seconds[name] /= 2
+    best = min((s for n, s in seconds.items() if not n.startswith("ours")), default=None)
     found = [
         {
             "name": name,
@@ -207,7 +219,42 @@ def cell(row: dict[str, Any] | None) -> str:
         return "-"
     milliseconds = row["seconds"] * 1e3
     digits = 0 if milliseconds >= 100 else 1
-    return f"{milliseconds:.{digits}f} ({row['ratio']:.2f})\n{row['error']:.2%}"
+    ratio = "" if row["ratio"] is None else f" ({row['ratio']:.2f})"
+    return f"{milliseconds:.{digits}f}{ratio}\n{row['error']:.2%}"
+
+
+def stages(size: tuple[int, int], repeats: int, device: torch.device) -> dict[str, float]:
+    """Seconds of each stage of our default per 32 columns."""
+    weight, moments = problem(*size, device)
+    form, spread = SFx(4), MAX_SPREAD
+    solver = factored(moments.hessian, 0.01, BLOCK)
+    target = weight[:, solver.order]
+    top = largest_exponent(target.abs().amax(-1), form)
+    values, chosen, _ = first_pass(target, solver, top, form, 3, spread)
+    own = solver.own()
+
+    def refined() -> object:
+        into = values.clone(), chosen.clone()
+        refine(into[0], target, into[1], solver, own, top, form, (1, 0, -1), spread, 2)
+        return into
+
+    rows: dict[str, Callable[[], object]] = {
+        "factor": lambda: factored(moments.hessian, 0.01, BLOCK),
+        "first pass": lambda: first_pass(target, solver, top, form, 3, spread),
+        "factors of blocks": solver.own,
+        "two passes of refinement": refined,
+        "all of it": lambda: run_ours(weight, moments, BLOCK, CompensateOptions()),
+    }
+
+    def timed(step: Callable[[], object]) -> Callable[[], object]:
+        def once() -> None:
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return once
+
+    return medians({name: timed(step) for name, step in rows.items()}, repeats)
 
 
 def installed(name: str) -> str:
@@ -222,6 +269,7 @@ def main() -> None:
     parser = Parser("gptq", __doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--public", type=Path, default=None, metavar="FOLDER")
+    parser.add_argument("--alone", action="store_true", help="no public implementation")
     parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("-o", "--output", type=writable, default=Path("build/bench/gptq.json"))
     options = parser.parse_args()
@@ -230,8 +278,8 @@ def main() -> None:
         parser.error("--device must be cpu where there is no CUDA device")
     if options.public is not None and not options.public.is_dir():
         parser.error(f"--public must be a folder of installed packages, not '{options.public}'")
-    public, missing = available(options.public or SITE)
-    if not public:
+    public, missing = ({}, {}) if options.alone else available(options.public or SITE)
+    if not public and not options.alone:
         needs = " ".join(need for one in PUBLIC for need in one.needs)
         parser.error(
             "a public implementation must be importable: beside transformers pip install --no-deps "
@@ -246,6 +294,14 @@ def main() -> None:
             missing |= failed
     for table in tables(rows):
         Console().print(table)
+    with torch.no_grad():
+        split = {size: stages(size, options.repeats, device) for size in SIZES}
+    table = Table(title="stages of our default, ms")
+    for head in ("", *(f"{n} x {k}" for n, k in SIZES)):
+        table.add_column(head, justify="left" if not head else "right")
+    for name in split[SIZES[0]]:
+        table.add_row(name, *(f"{split[size][name] * 1e3:.2f}" for size in SIZES))
+    Console().print(table)
     for name, why in missing.items():
         Console().print(f"left out: {name} ({why})", highlight=False, markup=False)
     write_json(
@@ -257,6 +313,7 @@ def main() -> None:
             "versions": {name: installed(name) for name in public},
             "left_out": missing,
             "rows": rows,
+            "stages": {f"{n} x {k}": taken for (n, k), taken in split.items()},
         },
     )
 

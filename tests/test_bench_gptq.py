@@ -64,6 +64,21 @@ def test_without_any_public_implementation_it_says_what_to_install(monkeypatch, 
     assert complaint.count("\n") == 1
 
 
+def test_alone_it_needs_no_public_implementation_and_tells_its_stages(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(gptq, "SIZES", ((8, 64), (4, 96)))
+    path = tmp_path / "gptq.json"
+    monkeypatch.setattr(sys, "argv", ["gptq", "--alone", "--repeats", "1", "-o", str(path)])
+    gptq.main()
+    assert "two passes of refinement" in capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert {row["name"] for row in result["rows"]} == set(gptq.OURS)
+    assert {row["ratio"] for row in result["rows"]} == {None}
+    for stages in result["stages"].values():
+        assert max(stages.values()) == stages["all of it"] > 0
+
+
 def test_an_implementation_that_fails_as_it_runs_is_left_out(monkeypatch):
     def fails(weight, hessian, group):
         raise RuntimeError("no kernel")
