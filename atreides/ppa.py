@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,15 +17,20 @@ from rich.table import Table
 from atreides.machine_files import FileMistake, check_writable, write_bytes, write_text
 from atreides.ppa_layer import DESCRIPTION, real_layer
 from atreides.ppa_measure import FOLDER, POWER_PERIOD, Flow, Row, compare
+from atreides.ppa_work import POWERED, check_power
 from hw.multiplier import AUTO
-from hw.ppa import FPGAS, OSU018, UNITS, WIDTHS, subjects
+from hw.ppa import CORE, FPGAS, OSU018, UNITS, WIDTHS, subjects
 from hw.synthesis import SynthesisError, check_standard_cells
 from hw.tops import Options
+from sim.machine_job import MachineFailed
+from sim.runner import MissingSimulator, SimulationFailed
 
 #: Units that are compared with others, and at which widths if none is given.
 COMPARED: Final = ("mac", "multiplier")
 #: Target of a library of which no unit knows a cell.
 LIBERTY: Final = "liberty"
+#: Said where a power would stand.
+NO_FPGA_POWER: Final = "not measured, for the open tools know no power of an FPGA"
 _DEFAULTS: Final = Options()
 _COLUMNS: Final = (
     *("lut", "ff", "dsp", "bram", "mhz", "um2", "ns", "memory_bits"),
@@ -97,7 +103,7 @@ def ppa(
 
     `atreides ppa mac --bits 8 --target ecp5 --place` shows it in an FPGA, with MHz;
 
-    `atreides ppa core --bits 4 --rows 4 --columns 4 --target ecp5` measures the whole machine.
+    `atreides ppa core --rows 2 --columns 2 --slots 512 --power` measures the whole machine.
 
     Standard cells are timed without wires: compare, do not quote as silicon. Results are kept in
     build/ppa: a run that was broken off goes on. Exit status 2 for a mistake of yours.
@@ -108,9 +114,10 @@ def ppa(
         if plot is not None and plot.suffix not in (".png", ".svg"):
             raise ValueError(f"plot must end in .png or .svg, not {str(plot)!r}")
         flow = _flow(target, place, power)
-        if power and not (unit in COMPARED and compared):
+        if power and not (unit in COMPARED and compared) and unit not in (*POWERED, CORE):
             raise ValueError(
-                f"--power must come with {' or '.join(COMPARED)}, compared, not {unit!r}"
+                f"--power must come with {' or '.join(COMPARED)}, compared, or with "
+                f"{', '.join(POWERED)}, not {unit!r}"
             )
         shared = {
             "unity": unity if unity is not None else not (unit in COMPARED and compared),
@@ -124,18 +131,26 @@ def ppa(
             "row_parameters": row_parameters,
         }
         options = [Options(bits=width, **shared) for width in _widths(unit, bits)]
+        if power and not (unit in COMPARED and compared):
+            for each in options:
+                check_power(unit, each)
         found = _measure(unit, options, compared, flow)
         title = f"{unit} on {target}"
         show(title, found, Console())
         if json_file is not None:
             content = {"unit": unit, "target": target, "rows": found}
+            if flow.target in FPGAS:
+                content["power"] = NO_FPGA_POWER
             write_text(json_file, json.dumps(content, indent=1) + "\n")
         if plot is not None:
             from atreides.ppa_plots import picture
 
             write_bytes(plot, picture(title, found, plot.suffix[1:]))
-    except (FileMistake, SynthesisError, TypeError, ValueError) as error:
+    except (FileMistake, SynthesisError, TypeError, ValueError, MissingSimulator) as error:
         raise typer.BadParameter(str(error)) from error
+    except (MachineFailed, SimulationFailed) as error:
+        print(f"atreides: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 def show(title: str, rows: Sequence[Row], console: Console) -> None:
@@ -159,7 +174,12 @@ def show(title: str, rows: Sequence[Row], console: Console) -> None:
             "publ.: as published."
         )
     if "memory_bits" in names:
-        console.print("memory bits: not in the area; paths through memories are not known.")
+        console.print(
+            "memory bits: of the memories, which are neither in the area nor in the power; paths "
+            "end at their pins."
+        )
+    if any("lut" in row for row in rows):
+        console.print(f"power: {NO_FPGA_POWER}.")
     if powered:
         zeros = real_layer(FOLDER).zeros
         console.print(

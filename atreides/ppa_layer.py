@@ -24,6 +24,10 @@ DESCRIPTION: Final = (
 )
 #: Dot products that are computed, each of 216 terms.
 OUTPUTS: Final = 4
+#: Of the layer: no more columns of weights can be asked for.
+CHANNELS: Final = 24
+#: Of each dot product.
+TERMS: Final = 9 * CHANNELS
 EPOCHS: Final = 6
 SEED: Final = 20261122
 Floats = npt.NDArray[np.float32]
@@ -53,15 +57,22 @@ class Layer:
         return float(((self.activations == 0) | (self.weights == 0)).mean())
 
 
-def real_layer(folder: Path) -> Layer:
-    """The layer, trained on the first call and kept in a folder."""
-    path = folder / f"layer-{SEED}-{EPOCHS}-{OUTPUTS}.npz"
+def real_layer(folder: Path, outputs: int = OUTPUTS) -> Layer:
+    """The layer, trained on the first call and kept in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    outputs : int
+        Rows of activations and of weights, at most :data:`CHANNELS`.
+    """
+    path = folder / f"layer-{SEED}-{EPOCHS}-{outputs}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             return Layer(
                 kept["activations"], kept["weights"], float(kept["peak"]), kept["weight_peaks"]
             )
-    layer = _trained()
+    layer = _trained(outputs)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(
@@ -98,6 +109,12 @@ def operands(rival: Rival, layer: Layer) -> dict[str, list[int]]:
     return found
 
 
+def format_words(format: SFx, values: Floats, peaks: Floats) -> npt.NDArray[np.int64]:
+    """Values as words of a format, to nearest, each row with the exponent of its peak."""
+    scales = exponents(torch.from_numpy(peaks), format, dim=1)
+    return encode(torch.from_numpy(values), format, scales).numpy().astype(np.int64)
+
+
 def _float_words(name: str, values: Floats) -> npt.NDArray[Any]:
     tensor = torch.from_numpy(values)
     if name == "binary32":
@@ -109,8 +126,7 @@ def _float_words(name: str, values: Floats) -> npt.NDArray[Any]:
 def _codes(rival: Rival, values: Floats, peaks: Floats) -> npt.NDArray[Any]:
     """Words of SFx, magnitudes for a multiplier, signed numbers for an integer unit."""
     format = SFx(rival.bits, unity=False)
-    scales = exponents(torch.from_numpy(peaks), format, dim=1)
-    words = encode(torch.from_numpy(values), format, scales).numpy().astype(np.int64)
+    words = format_words(format, values, peaks)
     if rival.kind.startswith("superfloat"):
         return words
     magnitudes = words & format.sign_bit - 1
@@ -119,20 +135,20 @@ def _codes(rival: Rival, values: Floats, peaks: Floats) -> npt.NDArray[Any]:
     return np.where(words & format.sign_bit, -magnitudes, magnitudes)
 
 
-def _trained() -> Layer:
+def _trained(outputs: int) -> Layer:
     data = digits.load(SEED)
     network = digits.train(data, EPOCHS, SEED, lambda loss, accuracy: None)
     convolution, norm = network.second
     with torch.no_grad():
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         weights = (convolution.weight * scale[:, None, None, None]).flatten(1)
-        images = data.test_images[:OUTPUTS]
+        images = data.test_images[:outputs]
         given = torch.relu(network.down(torch.relu(network.stem(images))))
         given = torch.relu(network.first(given))
         windows = torch.nn.functional.unfold(given, 3, padding=1)  # [images, terms, places]
     generator = np.random.default_rng(SEED)
-    channels = generator.choice(len(weights), OUTPUTS, replace=False)
-    places = generator.integers(0, windows.shape[2], OUTPUTS)
+    channels = generator.choice(len(weights), outputs, replace=False)
+    places = generator.integers(0, windows.shape[2], outputs)
     rows = torch.stack([windows[n, :, place] for n, place in enumerate(places.tolist())])
     chosen = weights[torch.from_numpy(channels)]
     return Layer(

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from atreides.machine_files import write_text
-from atreides.ppa_layer import operands, real_layer
+from atreides.ppa_work import work
 from hw.gate_netlist import gate_netlist
 from hw.power import Power, power
 from hw.ppa import FPGAS, HARDFLOAT, PUBLISHED, REFERENCE, Rival, has_clock, saved
 from hw.ppa_place import place
-from hw.synthesis import DELAY_GOAL, Source, ecp5_slots, ice40_slots, standard_cells
+from hw.synthesis import (
+    DELAY_GOAL,
+    Source,
+    ecp5_slots,
+    ice40_slots,
+    memory_bits,
+    standard_cells,
+)
 from sim.activity import record
 
 SEEDS: Final = (1, 2, 3)
@@ -48,7 +55,7 @@ class Flow:
     placed : bool
         In an FPGA: place and route.
     powered : bool
-        In standard cells: power from the toggles while a real layer is computed.
+        In standard cells: power from the toggles of all nets while a real layer is computed.
     seeds : tuple of int
         Of placement.
     folder : Path
@@ -83,11 +90,13 @@ class Flow:
         library = ""
         if self.liberty is not None:
             library = hashlib.sha256(self.liberty.read_bytes()).hexdigest()
-        found = self._kept(f"cells {DELAY_GOAL} {rival.options} {library}", source, run)
-        row: Row = {"um2": found["area"]}
+        kind = f"cells {DELAY_GOAL} {rival.options} {library}"
+        kind += " to the memories' pins" * bool(memory_bits(source))
+        kind += " not from rst" * has_clock(source, "rst")
+        found = self._kept(kind, source, run)
+        row: Row = {"um2": found["area"], "ns": found["delay"]}
         if found["memory_bits"]:
-            return row | {"memory_bits": found["memory_bits"]}
-        row["ns"] = found["delay"]
+            row["memory_bits"] = found["memory_bits"]
         if rival.macs:
             row["mac_per_s"] = rival.macs * 1e9 / found["delay"]
         if self.powered:
@@ -96,21 +105,24 @@ class Flow:
 
     def _power(self, rival: Rival, source: Source, library: str) -> Row:
         """Milliwatts at one frequency for all units, each of which then does the same work."""
-        given = operands(rival, real_layer(self.folder))
+        given = work(rival, self.folder)
 
         def run() -> Row:
             netlist = gate_netlist(source, rival.options, self.liberty)
-            activity = record(netlist, given, clock=POWER_PERIOD)
+            activity = record(netlist, given.inputs, clock=POWER_PERIOD, skip=given.skip)
+            given.check(activity)
             used = power(netlist, activity, POWER_PERIOD)
             return {**asdict(used), "mw": used.total, "toggles": activity.total(netlist)}
 
-        stimulus = hashlib.sha256(json.dumps(given).encode()).hexdigest()
+        stimulus = hashlib.sha256(json.dumps(given.inputs).encode()).hexdigest()
         kind = f"power {DELAY_GOAL} {rival.options} {library} {POWER_PERIOD} {stimulus}"
+        kind += f" {given.skip}" * bool(given.skip)
         found = self._kept(kind, source, run)
         parts = {f"mw_{name}": found[name] for name in asdict(Power(0, 0, 0, 0))}
         row: Row = {"mw": found["mw"], **parts, "toggles": found["toggles"]}
         if rival.macs:
-            row["mac_per_s_mw"] = rival.macs * 1e9 / POWER_PERIOD / found["mw"]
+            row["macs_per_cycle"] = given.macs / given.cycles
+            row["mac_per_s_mw"] = row["macs_per_cycle"] * 1e9 / POWER_PERIOD / found["mw"]
         return row
 
     def _in_fpga(self, rival: Rival, source: Source) -> Row:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from hw.synthesis import DELAY_GOAL, LIBERTY, Source, SynthesisError, run_passes
+from hw.synthesis import (
+    DELAY_GOAL,
+    LIBERTY,
+    MEMORIES,
+    Source,
+    SynthesisError,
+    gate_level,
+    run_passes,
+)
 
 #: Module name of every netlist.
 TOP: Final = "unit"
@@ -48,12 +56,18 @@ class GateNetlist:
         The nets of each port's bits, the lowest first.
     liberty : Path
         The library.
+    memories : str
+        Verilog of a module ``memories``, if the unit has any: they are no gates.
+    memory_pins : mapping of str to str
+        Its ports, by the ports of the netlist that they belong to.
     """
 
     gates: tuple[Gate, ...]
     inputs: Mapping[str, tuple[str, ...]]
     outputs: Mapping[str, tuple[str, ...]]
     liberty: Path = LIBERTY
+    memories: str = ""
+    memory_pins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clocked(self) -> bool:
@@ -116,12 +130,14 @@ def gate_netlist(source: Source, options: str = "", liberty: Path | None = None)
         raise SynthesisError(f"the cell library {library} must be installed")
     with tempfile.TemporaryDirectory(prefix="atreides-gates-") as directory:
         path, result = Path(directory, "source"), Path(directory, "netlist.json")
+        memories = Path(directory, "memories.v")
         path.write_text(source.text, encoding="utf-8")
         run_passes(
             [
                 f"read_liberty -lib -ignore_miss_func {library}",
                 f"read_{source.language} {path}",
-                f"synth -flatten -top {TOP} {options}",
+                f"hierarchy -top {TOP}",
+                *gate_level(source, options, memories),
                 f"dfflibmap -liberty {library}",
                 f"abc -D {DELAY_GOAL} -liberty {library}",
                 "opt_clean",
@@ -131,10 +147,11 @@ def gate_netlist(source: Source, options: str = "", liberty: Path | None = None)
             ]
         )
         module = json.loads(result.read_text(encoding="utf-8"))["modules"][TOP]
-    return _from_json(module, library)
+        text = memories.read_text(encoding="utf-8") if memories.exists() else ""
+    return _from_json(module, library, text)
 
 
-def _from_json(module: Mapping[str, Any], library: Path) -> GateNetlist:
+def _from_json(module: Mapping[str, Any], library: Path, memories: str) -> GateNetlist:
     """The netlist of a module in yosys' JSON, where a bit is a number or a constant's digit."""
     clock = module["ports"].get(CLOCK, {"bits": []})["bits"]
 
@@ -144,12 +161,16 @@ def _from_json(module: Mapping[str, Any], library: Path) -> GateNetlist:
         return CLOCK if [bit] == clock else f"n{bit}"
 
     ports: dict[str, dict[str, tuple[str, ...]]] = {"input": {}, "output": {}}
+    pins: dict[str, str] = {}
     for name, port in module["ports"].items():
         if port["direction"] not in ports:
             raise SynthesisError(f"{name} must be an input or an output, not {port['direction']}")
+        if name.startswith(f"{MEMORIES}|"):  # a plain name, for others are not read alike
+            pins[f"{MEMORIES}_{len(pins)}"] = name.removeprefix(f"{MEMORIES}|")
+            name = f"{MEMORIES}_{len(pins) - 1}"
         ports[port["direction"]][name] = tuple(map(net, port["bits"]))
     gates = tuple(_gates(module["cells"], net))
-    return GateNetlist(gates, ports["input"], ports["output"], library)
+    return GateNetlist(gates, ports["input"], ports["output"], library, memories, pins)
 
 
 def _gates(cells: Mapping[str, Any], net: Any) -> Iterator[Gate]:

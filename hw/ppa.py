@@ -61,6 +61,10 @@ class Rival:
         Of yosys' ``synth``.
     macs : int
         Multiply-accumulates per cycle; 0 if that is not what it does.
+    unit : str
+        Of :data:`UNITS`, where it is one of ours and not compared.
+    built : Options, optional
+        With what.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Rival:
     source: Callable[[], Source]
     options: str = ""
     macs: int = 0
+    unit: str = ""
+    built: Options | None = None
 
     def gates(self) -> Gates:
         """Area and delay on osu018.
@@ -163,12 +169,12 @@ def saved(value: float, reference: float) -> float:
     return round(100 * (1 - value / reference), 1)
 
 
-def has_clock(source: Source) -> bool:
-    """Whether the unit has registers: an input ``clk``."""
+def has_clock(source: Source, name: str = "clk") -> bool:
+    """Whether the unit has registers: an input ``clk``; or another input of one bit."""
     if source.language == "verilog":
-        return re.search(r"\binput\s+clk\b", source.text) is not None
+        return re.search(rf"\binput\s+{name}\b", source.text) is not None
     top = source.text.rsplit("module \\unit\n", 1)[-1].split("\nend\n", 1)[0]
-    return re.search(r"^\s*wire width 1 input \d+ +\\clk$", top, re.MULTILINE) is not None
+    return re.search(rf"^\s*wire width 1 input \d+ +\\{name}$", top, re.MULTILINE) is not None
 
 
 def _top(unit: str, options: Options) -> Rival:
@@ -189,7 +195,10 @@ def _top(unit: str, options: Options) -> Rival:
     macs = {"mac": 1, "cell": 1, "array": cells, MACHINE_TOP: cells, "coprocessor": cells}
     side = f" {options.rows} x {options.columns}" if macs.get(name, 0) > 1 else ""
     return Rival(
-        f"SF{options.bits} {unit}{side}", "unit", options.bits, source, "", macs.get(name, 0)
+        f"SF{options.bits} {unit}{side}",
+        *("unit", options.bits, source, "", macs.get(name, 0)),
+        unit=name,
+        built=options,
     )
 
 

@@ -21,6 +21,8 @@ LIBERTY: Final = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 DELAY_GOAL: Final = 3000
 ECP5_SEEDS: Final = (1, 2, 3)
 _TOP: Final = "unit"
+#: Module of all memories of a unit that is mapped to gates.
+MEMORIES: Final = "memories"
 _RUN_PASSES: Final = """
 import json, sys
 from pyosys import libyosys
@@ -52,13 +54,14 @@ class Gates:
         Square micrometres, no wires.
     delay : float or None
         Nanoseconds, longest path through logic, no wires; from clock edge to set-up with registers.
-        None with memories, whose paths are not known.
+        Not from the port ``rst``, which would have a tree of its own, as the clock would.
+        Paths end at the pins of memories, whose own time is not in it.
     memory_bits : int
         Of memories, which the area leaves out: a cell library has none.
     """
 
     area: float
-    delay: float | None
+    delay: float
     memory_bits: int = 0
 
 
@@ -117,7 +120,7 @@ def standard_cells(
 ) -> Gates:
     """Map to a library by ``synth; dfflibmap; abc -D 3000`` and time with OpenSTA.
 
-    Memories are left out: what they read comes in, what they are given is kept.
+    Memories are left out: their pins are ports.
 
     Parameters
     ----------
@@ -136,7 +139,7 @@ def standard_cells(
             [
                 f"read_liberty -lib -ignore_miss_func {library}",
                 *_read(source, folder),
-                *_synthesise(source, options),
+                *gate_level(source, options),
                 f"dfflibmap -liberty {library}",
                 f"abc -D {DELAY_GOAL} -liberty {library}",
                 "splitnets",  # OpenSTA reads no assignment to a concatenation
@@ -146,29 +149,41 @@ def standard_cells(
             ]
         )
         area = json.loads((folder / "stat.json").read_text())["design"]["area"]
-        memory_bits = _memory_bits(source)
-        delay = None if memory_bits else _longest_path(folder, clocked, library)
-        return Gates(float(area), delay, memory_bits)
+        delay = _longest_path(folder, clocked, library)
+        return Gates(float(area), delay, memory_bits(source))
 
 
-def _synthesise(source: Source, options: str) -> list[str]:
-    """yosys' commands from logic to gates, with memories cut out where there are any."""
+def gate_level(source: Source, options: str = "", memories: Path | None = None) -> list[str]:
+    """yosys' commands from a source that was read to its own gates.
+
+    Memories are cut out: each of their pins becomes a port ``memories|NAME``, NAME being that of
+    the port of a module ``memories``.
+
+    Parameters
+    ----------
+    source : Source
+    options : str
+        More options of ``synth``.
+    memories : Path, optional
+        Where to write that module, in Verilog, if there are any memories.
+    """
     whole = f"synth -flatten -top {_TOP} {options}"
-    if not _memory_bits(source):
+    if not memory_bits(source):
         return [whole]
+    write = [f"select {MEMORIES}", f"write_verilog -noattr -selected {memories}", "select -clear"]
     return [
         f"{whole} -run begin:fine",
-        "select -set memories t:$mem_v2",
-        "select -set given @memories %ci1 w:* %i i:* %d",
-        "select -clear",
-        "setattr -set keep 1 @given",
-        "delete t:$mem_v2",
-        "setundef -undriven -expose",
+        "splitnets -driver",  # no pin is half of an input and half of an output
+        f"submod -name {MEMORIES} t:$mem_v2",
+        *(write if memories else []),
+        f"expose -evert -sep | {_TOP}/t:{MEMORIES}",
+        f"delete {MEMORIES} {_TOP}/w:{MEMORIES}|clk",  # or the clock would count as data
         *("opt -full", "techmap", "opt -fast"),
     ]
 
 
-def _memory_bits(source: Source) -> int:
+def memory_bits(source: Source) -> int:
+    """Bits of all memories in RTLIL."""
     found = re.findall(r"^\s*memory width (\d+) size (\d+)", source.text, re.MULTILINE)
     return sum(int(width) * int(size) for width, size in found)
 
@@ -183,6 +198,8 @@ def _longest_path(folder: Path, clocked: bool, library: Path) -> float:
         if clocked
         else ""
     )
+    if re.search(r"^\s*input rst;", (folder / "netlist.v").read_text(), re.MULTILINE):
+        clock += "\nset_false_path -from [get_ports rst]"
     report = "-path_delay max -digits 4" + ("" if clocked else " -unconstrained")
     script.write_text(
         f"read_liberty {library}\nset_cmd_units -time ns\n"

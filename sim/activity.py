@@ -17,7 +17,7 @@ from typing import Final
 from hw.gate_costs import gate_delays
 from hw.gate_netlist import CLOCK, TOP, GateNetlist
 from hw.power import Activity
-from hw.synthesis import run_passes
+from hw.synthesis import MEMORIES, run_passes
 from sim.runner import SimulationFailed, simulator_version
 
 #: Name of the reset's port, which is 1 in the cycles before the recording.
@@ -37,6 +37,7 @@ def record(
     *,
     clock: float = 100.0,
     delays: bool = True,
+    skip: int = 0,
 ) -> Activity:
     """Run a netlist on operands and count toggles.
 
@@ -53,11 +54,14 @@ def record(
         Nanoseconds of a cycle, longer than the longest path.
     delays : bool
         Whether gates take time; without, a net toggles at most once per cycle.
+    skip : int
+        Cycles at the start whose toggles do not count.
 
     Returns
     -------
     Activity
-        Of all nets over all cycles; its outputs are those just before the edge that ends a cycle.
+        Of all nets over all cycles but the first ``skip``; its outputs are those just before the
+        edge that ends a cycle, of all cycles. Memories are simulated; their pins are no outputs.
 
     Raises
     ------
@@ -69,24 +73,28 @@ def record(
         From Icarus; also if a net is not known after the first cycles.
     """
     cycles = _check(netlist, operands)
+    if not 0 <= skip < cycles:
+        raise ValueError(f"skip must be 0 to {cycles - 1}, not {skip!r}")
     simulator_version("icarus")
-    given = {name: operands.get(name, [0] * cycles) for name in netlist.inputs if name != CLOCK}
+    given = {name: operands.get(name, [0] * cycles) for name in _driven(netlist)}
     with tempfile.TemporaryDirectory(prefix="atreides-activity-") as directory:
         folder = Path(directory)
         found = gate_delays(netlist) if delays else {}
         parameters = {name: f"#({rise}, {fall}) " for name, (rise, fall) in found.items()}
-        bench = _bench(netlist, cycles, max(8, round(clock * 1000)))
-        text = "\n".join([_models(netlist, delays), netlist.verilog(parameters), bench])
+        bench = _bench(netlist, cycles, max(8, round(clock * 1000)), skip)
+        memories = _cleared(netlist.memories)
+        parts = [_models(netlist, delays), netlist.verilog(parameters), memories, bench]
+        text = "\n".join(parts)
         folder.joinpath("bench.v").write_text(text, encoding="utf-8")
         _write_stimulus(folder / "stimulus.txt", netlist, given, cycles)
         _run(folder)
         toggles = _toggles(folder / "waves.vcd", netlist)
         outputs = _outputs(folder / "outputs.txt", netlist, cycles)
-    return Activity(cycles, toggles, outputs)
+    return Activity(cycles - skip, toggles, outputs)
 
 
 def _check(netlist: GateNetlist, operands: Mapping[str, Sequence[int]]) -> int:
-    known = [name for name in netlist.inputs if name != CLOCK]
+    known = _driven(netlist)
     for name in operands:
         if name not in known:
             raise ValueError(f"operands must be of {', '.join(known)}, not {name!r}")
@@ -117,14 +125,34 @@ def _write_stimulus(
     path.write_text("\n".join(lines) + "\n")
 
 
-def _bench(netlist: GateNetlist, cycles: int, period: int) -> str:
+def _driven(netlist: GateNetlist) -> list[str]:
+    """Input ports that hold operands."""
+    return [name for name in netlist.inputs if name not in (CLOCK, *netlist.memory_pins)]
+
+
+def _seen(netlist: GateNetlist) -> dict[str, int]:
+    """Bits of the output ports that are not a memory's."""
+    outputs = netlist.outputs.items()
+    return {n: len(nets) for n, nets in outputs if nets and n not in netlist.memory_pins}
+
+
+def _bench(netlist: GateNetlist, cycles: int, period: int, skip: int) -> str:
     """The testbench: inputs change as a register's would, 1 ps after the edge."""
-    inputs = {n: len(nets) for n, nets in netlist.inputs.items() if n != CLOCK and nets}
-    outputs = {n: len(nets) for n, nets in netlist.outputs.items() if nets}
+    inputs = {n: len(netlist.inputs[n]) for n in _driven(netlist) if netlist.inputs[n]}
+    outputs = _seen(netlist)
     width = sum(inputs.values()) or 1
-    wires = [f"  wire [{w - 1}:0] {name};" for name, w in (inputs | outputs).items()]
-    pins = ", ".join(f".{name}({name})" for name in (*netlist.inputs, *outputs))
+    ports = netlist.inputs | netlist.outputs
+    wires = [
+        f"  wire [{len(nets) - 1}:0] {name};"
+        for name, nets in ports.items()
+        if name != CLOCK and nets
+    ]
+    pins = ", ".join(f".{name}({name})" for name, nets in ports.items() if nets)
     taken = f"  assign {{{', '.join(inputs)}}} = line;" if inputs else ""
+    memories = ""
+    if netlist.memories:
+        joined = [f".\\{pin} ({name})" for name, pin in netlist.memory_pins.items() if pin != CLOCK]
+        memories = f"  {MEMORIES} memories(.clk({CLOCK}), {', '.join(joined)});"
     shown = " ".join(["%h"] * len(outputs))
     values = "".join(f", {name}" for name in outputs)
     return f"""
@@ -137,12 +165,13 @@ module bench;
 {chr(10).join(wires)}
 {taken}
   {TOP} unit({pins});
+{memories}
   initial begin
     $readmemb("stimulus.txt", stimulus);
     file = $fopen("outputs.txt");
     line = stimulus[0];
     for (cycle = 0; cycle < {cycles + WARM_UP}; cycle = cycle + 1) begin
-      #1 if (cycle == {WARM_UP}) begin
+      #1 if (cycle == {WARM_UP + skip}) begin
         $dumpfile("waves.vcd");
         $dumpvars(1, unit);
       end
@@ -167,7 +196,7 @@ def _models(netlist: GateNetlist, delays: bool) -> str:
         module = re.search(rf"^module {re.escape(kind)}\(.*?^endmodule\n", text, re.M | re.S)
         if module is None:
             raise SimulationFailed(f"cell library must say what {kind} computes")
-        body = re.sub(r"^  reg (\S+ ?);$", r"  reg \1;\n  initial \1 = 0;", module[0], flags=re.M)
+        body = _cleared(module[0])
         found.append(body.replace(f"module {kind}(", f"module {kind}_behaviour(", 1))
         pins = ", ".join([*gate.inputs, *gate.outputs])
         ways = [f"  input {pin};" for pin in gate.inputs]
@@ -180,6 +209,12 @@ def _models(netlist: GateNetlist, delays: bool) -> str:
             f"  {kind}_behaviour behaviour({', '.join(inner)});\nendmodule\n"
         )
     return "\n".join(found)
+
+
+def _cleared(text: str) -> str:
+    """Verilog whose registers start with 0."""
+    register = r"^  reg (\[\d+:0\] )?(\S+ ?);$"
+    return re.sub(register, r"  reg \1\2;\n  initial \2 = 0;", text, flags=re.MULTILINE)
 
 
 @cache
@@ -237,7 +272,7 @@ def _toggles(path: Path, netlist: GateNetlist) -> dict[str, int]:
 
 
 def _outputs(path: Path, netlist: GateNetlist, cycles: int) -> dict[str, tuple[int, ...]]:
-    names = [name for name, nets in netlist.outputs.items() if nets]
+    names = list(_seen(netlist))
     rows = [line.split() for line in path.read_text().splitlines()]
     if len(rows) != cycles:
         raise SimulationFailed(f"simulation must last {cycles} cycles, not {len(rows)}")

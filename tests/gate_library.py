@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -87,3 +88,34 @@ def hazard(folder: Path, inverters: int) -> GateNetlist:
     gates = [Gate(f"u{k}", "INV", {"A": f"n{k}"}, {"Y": f"n{k + 1}"}) for k in range(inverters)]
     gates.append(Gate(f"u{inverters}", "AND", {"A": "n0", "B": f"n{inverters}"}, {"Y": "out"}))
     return GateNetlist(tuple(gates), {"a": ("n0",)}, {"y": ("out",)}, library(folder))
+
+
+#: Names that no other library has, and tables instead of scalars, which mapping asks for.
+_RENAMED: Final = {"INV": "quince", "AND": "medlar", "REG": "rowan"}
+_SETUP: Final = """timing() { related_pin : "CLK"; timing_type : setup_rising;
+      rise_constraint(scalar) { values("0.05"); } fall_constraint(scalar) { values("0.05"); } }"""
+_GRID: Final = """lu_table_template(grid) { variable_1 : input_net_transition;
+    variable_2 : total_output_net_capacitance; index_1("0.01, 1"); index_2("0.001, 1"); }
+  cell("""
+
+
+def mappable(folder: Path) -> Path:
+    """A library that units can be mapped to, with cells of names of its own, as a file."""
+    text = LIBRARY
+    for old, new in _RENAMED.items():
+        text = text.replace(f"cell({old})", f"cell({new})")
+    first, second, third = (text.index(f"  cell({n})") for n in ("quince", "medlar", "rowan"))
+    buffer = text[first:second].replace("quince", "pear").replace("(!A)", "A")
+    either = text[second:third].replace("medlar", "sorb").replace("A B", "A+B")
+    buffer = buffer.replace("negative", "positive")
+    text = text[:first] + buffer + either + text[first:]  # mapping asks for these two as well
+    text = text.replace("cell(", _GRID, 1).replace("pin(D) {", f"pin(D) {{ {_SETUP}")
+    for name in ("cell_rise", "cell_fall", "rise_transition", "fall_transition"):
+        text = re.sub(
+            rf'{name}\(scalar\) {{ values\("([\d.]+)"\); }}',
+            rf'{name}(grid) {{ values("\1, \1", "\1, \1"); }}',
+            text,
+        )
+    path = folder / "orchard.lib"
+    path.write_text(text, encoding="utf-8")
+    return path
