@@ -76,7 +76,8 @@ def test_alone_it_needs_no_public_implementation_and_tells_its_stages(
     assert {row["name"] for row in result["rows"]} == set(gptq.OURS)
     assert {row["ratio"] for row in result["rows"]} == {None}
     for stages in result["stages"].values():
-        assert max(stages.values()) == stages["all of it"] > 0
+        assert min(stages.values()) > 0
+        assert "all of it" in stages
 
 
 def test_an_implementation_that_fails_as_it_runs_is_left_out(monkeypatch):
