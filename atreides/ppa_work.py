@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from atreides.ppa_layer import (
     CHANNELS,
-    OUTPUTS,
     TERMS,
     Layer,
     format_words,
@@ -66,9 +65,9 @@ def check_power(unit: str, options: Options) -> None:
     if unit == "array" and side > CHANNELS:
         raise ValueError(f"rows and columns must be at most {CHANNELS} with --power, not {side}")
     if unit not in ("array", "cell"):
-        config = options.machine
-        tiles = -(-OUTPUTS // config.columns)
-        words = OUTPUTS * (2 * TERMS + tiles * config.columns)
+        config, outputs = options.machine, _outputs(options)
+        tiles = -(-outputs // config.columns)
+        words = outputs * (2 * TERMS + tiles * config.columns)
         if words > config.memory_words:
             least = -(-words // config.slot_words)
             raise ValueError(f"slots must be at least {least} with --power, not {config.slots}")
@@ -95,7 +94,12 @@ def work(rival: Rival, folder: Path) -> Work:
         return array_work(options, real_layer(folder, max(options.rows, options.columns)))
     from atreides.ppa_core import core_work
 
-    return core_work(options, real_layer(folder))
+    return core_work(options, real_layer(folder, _outputs(options)))
+
+
+def _outputs(options: Options) -> int:
+    """Rows and columns of the product that the whole machine is given: two tiles each way."""
+    return min(CHANNELS, 2 * max(options.rows, options.columns))
 
 
 def array_work(options: Options, layer: Layer, cell: bool = False) -> Work:

@@ -177,7 +177,7 @@ def test_what_fits_no_device_is_said_in_one_sentence() -> None:
         (["mac", "--place"], "--place must come with ecp5 or ice40, not 'osu018'"),
         (["mac", "--power", "--target", "ecp5"], "--power must come with standard cells, not 'e"),
         (["fma", "--power"], "compared, or with cell, array, atreides, not 'fma'"),
-        (["core", "--power", "--rows", "2", "--columns", "2"], "slots must be at least 436 with"),
+        (["core", "--power"], "slots must be at least 112 with --power, not 16"),
         (["array", "--power", "--rows", "25"], "rows and columns must be at most 24 with --power"),
         (["mac", "--plot", "x.gif"], "plot must end in .png or .svg, not 'x.gif'"),
         (["mac", "--json", "/proc/x/y.json"], "/proc/x"),
