@@ -20,6 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from atreides.machine_options import machine_command, write_text
+from hw import fit, fit_search
 from hw.board_flow import BoardClock, Built, Flow
 from hw.board_tools import DoesNotFit, FlowError
 from hw.board_top import BoardTop, CheckedMachine
@@ -46,6 +47,9 @@ def build(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of the placement.")] = 1,
     baud: Annotated[int, typer.Option(min=1, help="Bits per second of the line.")] = BAUD,
+    force: Annotated[
+        bool, typer.Option("--force", help="Try even what is told not to fit before synthesis.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Build a board's bitstream: the machine with its serial link, clock and self-test.
@@ -56,6 +60,9 @@ def build(
 
     With `--frequency auto` the machine is placed once for a high goal, and again at the fastest
     clock that the board's loop makes below what that reached.
+
+    What certainly does not fit is refused before synthesis, with the nearest that does; where the
+    model of `atreides fit` cannot tell, a line says so. `--force` tries anyway.
 
     Exit status 0; 2 for a mistake of yours, a tool that fails, a machine that does not fit or a
     frequency that does not close: then there is no bitstream, not even an older one.
@@ -70,7 +77,11 @@ def build(
     console = Console(stderr=True)
     try:
         with _stages(console) as stages:
+            if not force and fit.is_known(chosen):
+                judge(chosen, config, stages, console)
             report = job.run(wanted, stages)
+    except fit_search.Refusal as error:
+        _fail(f"{error}; --force tries anyway")
     except DoesNotFit as error:
         _fail(f"{error}{nearest(chosen, config)}")
     except (FlowError, ValueError) as error:
@@ -239,17 +250,25 @@ def _frequency(text: str) -> float | None:
     raise ValueError(f"frequency must be auto or a number of MHz, not {text!r}")
 
 
+def judge(board: Board, config: MachineConfig, stages: Stages, console: Console) -> None:
+    """Refuse what certainly does not fit, and say where that is not certain.
+
+    Raises
+    ------
+    Refusal
+        By how much, and the nearest machine that fits.
+    """
+    with stages("check that it fits"):
+        taken = fit_search.check(board, config, sure=True)
+        doubts = fit_search.doubts(board, taken) if taken is not None else ""
+    if doubts:
+        console.print(f"atreides: {doubts}", highlight=False, soft_wrap=True)
+
+
 def nearest(board: Board, config: MachineConfig) -> str:
     """The nearest machine that fits, as the end of a sentence; nothing where none is known."""
-    try:
-        from hw import fit
-    except ImportError:
-        return ""
-    find = getattr(fit, "nearest", None)
-    found = find(board, config) if find is not None else None
-    if found is None:
-        return ""
-    return f"; the nearest that does is SF{found.bits} {found.rows} x {found.columns}"
+    found = fit_search.nearest(board, config)
+    return f"; {fit_search.describe(config, found)}" if found is not None else ""
 
 
 def _fail(message: str) -> None:

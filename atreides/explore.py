@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from atreides import explore_points, explore_results, explore_run
-from atreides.explore_points import METRICS, NAMES, Accuracy, Work
+from atreides import explore_figures, explore_picture, explore_points, explore_results, explore_run
+from atreides.explore_accuracy import METRICS, Accuracy
+from atreides.explore_figures import Work
+from atreides.explore_points import NAMES
 from atreides.machine_files import FileMistake, check_writable, write_bytes, write_text
 from atreides.machine_options import machine_command
 from sw.config import MachineConfig
@@ -87,7 +89,7 @@ def explore(
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("machines", total=len(found))
             outcomes = explore_run.explore(
-                *(found, work, notes, explore_points.evaluate),
+                *(found, work, notes, explore_figures.evaluate),
                 jobs=jobs,
                 scheduler=scheduler,
                 retry=retry,
@@ -111,7 +113,7 @@ def explore(
         ]
         write_text(json_file, json.dumps({"points": rows}, indent=2) + "\n")
     if plot is not None:
-        content = explore_results.picture(outcomes, best, accuracy, plot.suffix[1:])
+        content = explore_picture.picture(outcomes, best, accuracy, plot.suffix[1:])
         write_bytes(plot, content)
 
 

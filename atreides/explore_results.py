@@ -1,20 +1,16 @@
-"""The points that none beats: as a table, as a picture, as JSON."""
+"""The points that none beats, and what the reader must know of the others."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from atreides.explore_points import Accuracy
+from atreides.explore_accuracy import Accuracy
 from atreides.explore_run import Outcome
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def accuracy_of(outcome: Outcome, accuracy: Accuracy | None) -> float | None:
@@ -114,36 +110,3 @@ def notes(outcomes: Sequence[Outcome], accuracy: Accuracy | None) -> Iterator[st
     for one in outcomes:
         if one.failure:
             yield f"{one.point.label}: {one.failure}"
-
-
-def picture(
-    outcomes: Sequence[Outcome], best: Sequence[Outcome], accuracy: Accuracy | None, format: str
-) -> bytes:
-    """Look-up tables against cycles, and against the log's figure if there is one."""
-    from atreides.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, draw
-
-    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
-    able = [one for one in outcomes if one.figures is not None]
-    widths = sorted({one.point.config.bits for one in able})
-    chosen = {id(one) for one in best}
-
-    def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, 1 if accuracy is None else 2, squeeze=False)[0]
-        for number, width in enumerate(widths):
-            mine = [one for one in able if one.point.config.bits == width]
-            colour = colours[number % len(colours)]
-            for one in mine:
-                assert one.figures is not None
-                faint = 1.0 if id(one) in chosen else 0.3
-                look: dict[str, Any] = {"color": colour, "alpha": faint, "markersize": 5}
-                panels[0].plot(one.figures.luts, one.figures.cycles, "o", **look)
-                found = accuracy_of(one, accuracy)
-                if found is not None:
-                    panels[1].plot(one.figures.luts, found, "o", **look)
-            panels[0].plot([], [], "o", color=colour, label=f"SF{width}")
-        panels[0].set(xscale="log", yscale="log", xlabel="look-up tables", ylabel="cycles")
-        if accuracy is not None:
-            panels[1].set(xscale="log", xlabel="look-up tables", ylabel=accuracy.metric)
-        figure.legend(loc="outside upper left", ncols=8, fontsize=8)
-
-    return draw(8.0, 4.4, paint, format)

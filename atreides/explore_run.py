@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from atreides.explore_points import Evaluate, Figures, Point, Work
+from atreides.explore_figures import Evaluate, Figures, Work
+from atreides.explore_points import Point
 from atreides.mistakes import FileMistake
 
 #: Seconds to wait for a scheduler.

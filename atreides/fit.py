@@ -24,7 +24,8 @@ from atreides.machine_options import (
     WithTable,
 )
 from hw import fit as model
-from hw.board_tools import Excess
+from hw import fit_search as limits
+from hw.board_tools import DoesNotFit, Excess
 from hw.boards import BOARDS, Board, find_board
 from hw.multiplier import check_multiplier
 from sw.config import MachineConfig
@@ -112,7 +113,7 @@ def fit(
             if rows is not None
             else search(chosen, base, widths, Console(stderr=True))
         )
-    except (TypeError, ValueError, model.DoesNotFit) as error:
+    except (TypeError, ValueError, DoesNotFit) as error:
         raise typer.BadParameter(str(error)) from None
     if as_json:
         told = {"board": board, "device": chosen.device.name, "machines": []}
@@ -144,8 +145,9 @@ def ask(board: Board, base: MachineConfig, widths: Sequence[int]) -> list[Row]:
     """One array at each width; DoesNotFit if it does not fit at one."""
     found = []
     for config in (_at(base, width) for width in widths):
-        model.check(board, config)
-        found.append(Row(config.bits, config, model.need(config, board.device.family)))
+        taken = limits.check(board, config)
+        assert taken is not None
+        found.append(Row(config.bits, config, taken))
     return found
 
 
@@ -155,7 +157,7 @@ def search(board: Board, base: MachineConfig, widths: Sequence[int], console: Co
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"fitting {board.name}", total=len(widths))
         for config in (_at(base, width) for width in widths):
-            largest = model.largest(board, config)
+            largest = limits.largest(board, config)
             smallest = _at(config, config.bits, rows=1, columns=1)
             taken = model.need(largest or smallest, board.device.family)
             found.append(Row(config.bits, largest, taken))
@@ -171,17 +173,20 @@ def show(board: Board, rows: Sequence[Row], console: Console) -> None:
     """The table."""
     device = board.device
     table = Table(title=f"{board.title}: {device.name}, {device.lut4:,} look-up tables")
-    for name in ("words", "array", "cells", "LUTs", "% of LUTs", "DSPs", "block RAM", "SPRAM"):
+    for name in ("words", "array", "cells", "LUTs", "% of LUTs", "registers", "DSPs", "block RAM"):
         table.add_column(name, justify="right")
     for row in rows:
         taken, config = row.need, row.config
+        share = 100 * taken.luts / device.lut4
         array = "none" if config is None else f"{config.rows} x {config.columns}"
         table.add_row(
             *(f"SF{row.bits}", array),
             "" if config is None else f"{config.rows * config.columns:,}",
-            *(f"{taken.luts:,}", f"{100 * taken.luts / device.lut4:.0f}"),
-            *(f"{taken.dsps} of {device.multipliers}",),
-            *(f"{taken.block_rams} of {device.block_rams}", f"{taken.sprams} of {device.sprams}"),
+            *(f"{taken.luts:,}", f"{share:.0f}", f"{taken.registers:,}"),
+            *(
+                f"{taken.dsps} of {device.multipliers}",
+                f"{taken.block_rams} of {device.block_rams}",
+            ),
         )
     console.print(table)
     for row in rows:
@@ -192,4 +197,4 @@ def show(board: Board, rows: Sequence[Row], console: Console) -> None:
 
 
 def _lacking(board: Board, taken: model.Need) -> tuple[Excess, ...]:
-    return model.excesses(board.device, taken, model.FILL)
+    return limits.excesses(board.device, taken, limits.FILL)

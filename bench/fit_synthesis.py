@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import random
 import re
@@ -10,29 +11,35 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from atreides.build import Job
 from bench.hardware_units import write_whole
 from hw.array import SystolicArray
+from hw.board_flow import choose_clock, first_goal
+from hw.board_tools import SYNTHESIS
 from hw.board_top import CheckedMachine
-from hw.fit_memory import TEST_BYTES
-from hw.multiplier import OPERATOR
+from hw.boards import find_board
+from hw.fit import LOGIC_CELLS
+from hw.fit_census import self_test_bytes
+from hw.multiplier import DSP, OPERATOR
 from hw.synthesis import run_passes
 from sw.config import MachineConfig
 from sw.link import BUILD_BYTES, DEFAULT_LIMIT, FLAG, Greeting
 
-#: Yosys' command per target, and what keeps multipliers out of DSP blocks.
-COMMANDS: Final = {"ecp5": "synth_ecp5", "ice40": "synth_ice40"}
-NO_DSP: Final = {"ecp5": " -nodsp", "ice40": ""}
-DSPS: Final = {"ecp5": "", "ice40": " -dsp"}
-#: What iCE40's placer counts, kept with the primitives under a name of its own.
-LOGIC_CELLS: Final = "LOGIC_CELLS"
-KINDS: Final = ("array", "array dsp", "rest", "whole")
+KINDS: Final = ("array", "rest", "whole")
+#: The board whose builds a family's whole machines are: a large one, for nothing is placed.
+BOARD: Final = {"ecp5": "ulx3s-85f", "ice40": "ice40-hx8k-evn", "gowin": "tang-primer-20k"}
+#: Options of Yosys' command, by family.
+OPTIONS: Final = {"ecp5": "", "ice40": "", "gowin": "-family gw2a"}
 _TOP: Final = "unit"
+_ROOT: Final = Path(__file__).parent.parent
+_PACKAGES: Final = ("amaranth", "pyosys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,8 @@ class Measurement:
 
     Parameters
     ----------
-    kind : {"array", "array dsp", "rest", "whole"}
-        An array alone, maybe with DSP blocks; a board's machine without its array, and with it.
+    kind : {"array", "rest", "whole"}
+        An array alone; a board's machine without its array, and with it as it is built.
     config : MachineConfig
     cells : dict
         Primitives by type.
@@ -53,55 +60,82 @@ class Measurement:
     cells: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
 class Store:
     """Synthesises what it has not synthesised before.
 
     Parameters
     ----------
     folder : Path
-        One JSON file per synthesis, named by a hash of its source.
+        One JSON file per synthesis, named by a hash of all that decides it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def write(self, path: Path, text: str) -> None:
         """Write a file whole or not at all."""
         write_whole(path, text)
 
-    def measure(self, target: str, kind: str, config: MachineConfig) -> Measurement:
+    def path(self, family: str, kind: str, config: MachineConfig) -> Path:
+        """Where a measurement is kept."""
+        facts = (family, OPTIONS[family], kind, json.dumps(asdict(config), sort_keys=True))
+        digest = hashlib.sha256(repr((*facts, source_hash())).encode()).hexdigest()[:32]
+        return self.folder / f"{digest}.json"
+
+    def measure(self, family: str, kind: str, config: MachineConfig) -> Measurement:
         """One measurement, made unless it is there; SynthesisError if a tool fails."""
-        text = rtlil.convert(component(kind, config, target), name=_TOP, emit_src=False)
-        digest = hashlib.sha256(f"{target} {kind}\n{text}".encode()).hexdigest()[:32]
-        path = self.folder / f"{digest}.json"
-        if path.exists():
-            return Measurement(kind, config, json.loads(path.read_text())["cells"])
-        cells = synthesise(text, target, kind)
-        told = {"target": target, "kind": kind, "config": asdict(config), "cells": cells}
-        write_whole(path, json.dumps(told) + "\n")
-        return Measurement(kind, config, cells)
+        path = self.path(family, kind, config)
+        if not path.exists():
+            text = rtlil.convert(component(kind, config, family), name=_TOP, emit_src=False)
+            cells = synthesise(text, family, kind)
+            told = {"family": family, "kind": kind, "config": asdict(config), "cells": cells}
+            write_whole(path, json.dumps(told) + "\n")
+        return Measurement(kind, config, json.loads(path.read_text())["cells"])
 
 
-def component(kind: str, config: MachineConfig, target: str) -> wiring.Component:
+@cache
+def source_hash() -> str:
+    """Of what hardware is made from; the fit model itself is no part of it."""
+    digest = hashlib.sha256()
+    for folder in ("hw", "sw"):
+        for path in sorted(_ROOT.joinpath(folder).glob("*.py")):
+            if not path.name.startswith("fit"):
+                digest.update(path.read_bytes())
+    for path in sorted(_ROOT.joinpath("hw").glob("*.json")):
+        if not path.name.startswith("fit"):
+            digest.update(path.read_bytes())
+    for package in _PACKAGES:
+        digest.update(importlib.metadata.version(package).encode())
+    return digest.hexdigest()
+
+
+def component(kind: str, config: MachineConfig, family: str) -> wiring.Component:
     """What is synthesised."""
-    if kind.startswith("array"):
+    board = find_board(BOARD[family])
+    target = board.device.target
+    if kind == "array":
         return SystolicArray(
             *(config.format, config.rows, config.columns, config.max_terms),
             *(config.multiplier, target),
         )
-    if kind == "rest":
+    if kind == "whole":
+        job = Job(board, config, Path())
+        return job.top(choose_clock(board, first_goal(board), job.baud))
+    if config.multiplier != DSP:
         config = replace(config, multiplier=OPERATOR)  # the array is left out
     # The line's speed, the build's name and the test's bytes change next to nothing.
     greeting = Greeting(config, 25_000_000, DEFAULT_LIMIT, "00" * BUILD_BYTES)
-    noise = random.Random(1).choices([byte for byte in range(256) if byte != FLAG], k=TEST_BYTES)
+    plain = [byte for byte in range(256) if byte != FLAG]
+    noise = random.Random(1).choices(plain, k=self_test_bytes(config) - 2)
     test = bytes([FLAG, *noise, FLAG])
     return CheckedMachine(greeting, 217, [test], [test], target=target)
 
 
-def synthesise(text: str, target: str, kind: str) -> dict[str, int]:
+def synthesise(text: str, family: str, kind: str) -> dict[str, int]:
     """Primitives by type."""
-    command = COMMANDS[target] + (DSPS if kind == "array dsp" else NO_DSP)[target]
     left = re.findall(r"^module \\(\S+\.array)$", text, re.MULTILINE) if kind == "rest" else []
+    if kind == "rest" and len(left) != 1:
+        raise ValueError(f"a machine must have one array, not {left!r}")
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         (folder / "source.il").write_text(text)
@@ -110,13 +144,13 @@ def synthesise(text: str, target: str, kind: str) -> dict[str, int]:
                 f"read_rtlil {folder}/source.il",
                 f"hierarchy -top {_TOP}",
                 *(f"blackbox {module}" for module in left),
-                f"{command} -top {_TOP} -json {folder}/netlist.json",
+                f"{SYNTHESIS[family]} {OPTIONS[family]} -top {_TOP} -json {folder}/netlist.json",
             ]
         )
         module = json.loads((folder / "netlist.json").read_text())["modules"][_TOP]
     types = [cell["type"] for cell in module["cells"].values()]
     found = Counter(name for name in types if re.fullmatch(r"[A-Z0-9_]+", name))
-    if target == "ice40":
+    if family == "ice40":
         found[LOGIC_CELLS] = logic_cells(module)
     return dict(sorted(found.items()))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from hw.boards import Board
+from hw.memory_attributes import PASSES
 from hw.synthesis import beside_python
 
 #: The oldest nextpnr on the path that is preferred to the one beside Python.
@@ -33,17 +34,17 @@ for command in sys.argv[1:]:
     libyosys.run_pass(command, design)
 """
 #: Names in netlists of what a device has, and how many look-up tables each takes.
-_TABLES: Final = {
+TABLES: Final = {
     "ecp5": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},
     "ice40": {"SB_LUT4": 1},
     "gowin": {**{f"LUT{n}": 1 for n in range(1, 5)}, "ALU": 1, "RAM16SDP4": 6},
 }
-_MEMORIES: Final = {
+MEMORIES: Final = {
     "ecp5": ("DP16KD", "PDPW16KD"),
     "ice40": ("SB_RAM40_4K",),
     "gowin": ("SDPB", "DPB", "SP", "SDPX9B", "DPX9B", "SPX9", "pROM"),
 }
-_MULTIPLIERS: Final = {
+MULTIPLIERS: Final = {
     "ecp5": ("MULT18X18D",),
     "ice40": ("SB_MAC16",),
     "gowin": ("MULT9X9", "MULT18X18"),
@@ -145,6 +146,7 @@ def synthesise(board: Board, text: str, folder: Path, log: Path) -> dict[str, in
         options = f"-family {board.device.name[:4].lower()}"
     commands = [
         "read_rtlil top.il",
+        *PASSES,
         f"{SYNTHESIS[family]} {options} -top top -json netlist.json",
         "tee -q -o cells.json stat -json",
     ]
@@ -162,9 +164,9 @@ def check_fit(board: Board, cells: dict[str, int]) -> None:
         If the cells need more of anything than the device has.
     """
     device, family = board.device, board.device.family
-    tables = sum(cells.get(name, 0) * count for name, count in _TABLES[family].items())
-    memories = sum(cells.get(name, 0) for name in _MEMORIES[family])
-    multipliers = sum(cells.get(name, 0) for name in _MULTIPLIERS[family])
+    tables = sum(cells.get(name, 0) * count for name, count in TABLES[family].items())
+    memories = sum(cells.get(name, 0) for name in MEMORIES[family])
+    multipliers = sum(cells.get(name, 0) for name in MULTIPLIERS[family])
     found = [
         Excess("look-up tables", tables, device.lut4),
         Excess("block RAMs", memories, device.block_rams),

@@ -20,11 +20,12 @@ from atreides import build as build_module
 from atreides import run_program
 from atreides.build import Job
 from atreides.cli import main
-from hw import board_flow, board_tools
+from hw import board_flow, board_tools, fit_search
 from hw.board_flow import BoardClock, Flow, choose_clock
 from hw.board_tools import DoesNotFit, FlowError, Placement, check_fit, constraints, run_tool
 from hw.board_top import BoardTop
 from hw.boards import BOARDS, LED_MEANINGS
+from hw.fit import Need
 from hw.uart import UartReceiver, UartTransmitter
 from sw.config import MachineConfig
 from sw.link import Greeting
@@ -66,6 +67,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with an older bitstream and report, and a flow whose netlist is empty."""
     monkeypatch.setattr(board_flow.rtlil, "convert", lambda *_, **__: "")
     monkeypatch.setattr(board_flow, "synthesise", lambda *_: {"LUT4": 100})
+    monkeypatch.setattr(fit_search, "need", lambda *_: Need(100, 1))
     for suffix in (".bit", ".json"):
         tmp_path.joinpath(f"ulx3s-12f-sf3-1x1{suffix}").write_text("old")
     return tmp_path
@@ -151,6 +153,44 @@ def test_what_does_not_fit_is_told_with_how_much_is_missing() -> None:
         check_fit(board, {"SB_LUT4": 6000, "SB_RAM40_4K": 31})
     assert "and 31 block RAMs of 30, 1 too many" in str(found.value)
     assert "machine must fit iCEBreaker (iCE40UP5K)" in str(found.value)
+
+
+def test_what_certainly_does_not_fit_is_refused_before_synthesis(made, monkeypatch, capsys) -> None:
+    reaching(monkeypatch, 50, 50)
+    runs = []
+
+    def synthesise(*_: object) -> dict[str, int]:
+        runs.append(1)
+        return {"LUT4": 100}
+
+    def need(config: MachineConfig, family: str) -> Need:
+        return Need(10_000 * config.slot_words, 1)
+
+    monkeypatch.setattr(board_flow, "synthesise", synthesise)
+    monkeypatch.setattr(fit_search, "need", need)
+    any_array = SimpleNamespace(may_fit=lambda *_: True)
+    monkeypatch.setattr(fit_search, "Estimate", lambda *_: any_array)
+    words = ["build", "--board", "ulx3s-12f", "-o", made, "--bits", "3", "--frequency", "40"]
+    words += ["--rows", "2", "--columns", "2"]
+    assert refused(capsys, *words) == (
+        "machine needs 40,000 look-up tables of 24,288, 65 % too many on ulx3s-12f; 1 x 2 fits; "
+        "--force tries anyway"
+    )
+    assert not runs
+    assert not [path for path in made.iterdir() if path.name.startswith("ulx3s-12f-sf3-2x2.")]
+    assert main([str(word) for word in [*words, "--force"]]) == 0
+    assert runs
+
+
+def test_where_it_is_not_certain_that_a_machine_fits_a_line_says_so(
+    made, monkeypatch, capsys
+) -> None:
+    reaching(monkeypatch, 50, 50)
+    monkeypatch.setattr(fit_search, "need", lambda *_: Need(24_300, 1))
+    words = ["build", "--board", "ulx3s-12f", "-o", str(made), "--frequency", "40", *SIZES]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "machine may not fit ulx3s-12f: about 24,300 look-up tables of 24,288" in said
 
 
 def test_a_machine_that_does_not_fit_ends_with_one_sentence(made, monkeypatch, capsys) -> None:

@@ -11,8 +11,11 @@ import pytest
 
 from atreides import explore as command
 from atreides.cli import main
-from atreides.explore_points import Accuracy, Figures, Point, Work, parse_axes, points
-from atreides.explore_results import front, notes, picture
+from atreides.explore_accuracy import Accuracy
+from atreides.explore_figures import Figures, Work
+from atreides.explore_picture import picture
+from atreides.explore_points import Point, parse_axes, points
+from atreides.explore_results import front, notes
 from atreides.explore_run import Notes, Outcome, explore
 from sw.config import MachineConfig
 from sw.wasq.records import Record, append_record
@@ -123,7 +126,7 @@ def test_what_is_done_stays_when_interrupted(tmp_path: Path) -> None:
 def test_the_command_says_where_what_is_done_is_and_ends_with_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command.explore_points, "evaluate", interrupted)
+    monkeypatch.setattr(command.explore_figures, "evaluate", interrupted)
     words = ["explore", "board=ulx3s-85f", "bits=4,8", "-o", str(tmp_path)]
     assert main(words) == 130
     assert f"what was done is in {tmp_path}; run again to go on" in capsys.readouterr().err
