@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.memory_attributes import NO_COLLISIONS
 from hw.tile_record import index_bits
 from sw.config import MachineConfig
 
@@ -44,7 +45,9 @@ class ActivationBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         width = self.config.columns * self.config.bits
-        m.submodules.memory = memory = Memory(shape=width, depth=self.config.rows, init=[])
+        rows = self.config.rows
+        memory = Memory(shape=width, depth=rows, init=[], attrs=NO_COLLISIONS)
+        m.submodules.memory = memory
         write, read = memory.write_port(), memory.read_port()
         m.d.comb += [
             write.en.eq(self.write.enable),

@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.memory_attributes import NO_COLLISIONS
 from hw.rotator import Rotator
 
 
@@ -86,7 +87,7 @@ class BankedMemory(wiring.Component):
             turn, read_rows = self._rows(m, f"read_{number}", read.address)
             found = []
             for bank in banks:
-                memory = Memory(shape=width, depth=self.rows, init=[])
+                memory = Memory(shape=width, depth=self.rows, init=[], attrs=NO_COLLISIONS)
                 m.submodules[f"copy_{number}_bank_{bank}"] = memory
                 write_port, read_port = memory.write_port(), memory.read_port()
                 m.d.comb += [

@@ -9,6 +9,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.memory_attributes import NO_COLLISIONS
+
 #: How many rows a row's note may come ahead of its lane 0.
 NOTES_AHEAD: Final = 16
 
@@ -73,7 +75,8 @@ class Deskew(wiring.Component):
 
     def _store(self, m: Module, name: str, shape: ShapeLike, depth: int, entry: data.View):
         """What a queue's reader sees that takes an entry with each ``next``."""
-        m.submodules[name] = memory = Memory(shape=shape, depth=depth, init=[])
+        memory = Memory(shape=shape, depth=depth, init=[], attrs=NO_COLLISIONS)
+        m.submodules[name] = memory
         write, read = memory.write_port(), memory.read_port()
         written = Signal(range(depth), name=f"{name}_written")
         taken = Signal(range(depth), name=f"{name}_taken")

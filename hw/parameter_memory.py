@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.memory_attributes import NO_COLLISIONS
 from hw.tile_record import index_bits
 
 
@@ -46,7 +47,8 @@ class ParameterMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.shape, depth=self.depth, init=[])
+        memory = Memory(shape=self.shape, depth=self.depth, init=[], attrs=NO_COLLISIONS)
+        m.submodules.memory = memory
         write, read = memory.write_port(), memory.read_port()
         m.d.comb += [
             write.en.eq(self.write.enable),
