@@ -38,6 +38,24 @@ MaxSpread = Annotated[
     int, typer.Option("--max-spread", metavar="N", help="Bits that block scales may lie apart.")
 ]
 Hold = Annotated[bool, typer.Option("--hold/--no-hold", help="Whether zeros hold operands.")]
+Skipping = Annotated[
+    bool,
+    typer.Option(
+        "--skipping/--no-skipping",
+        help="Whether slices of zeros can cost no cycle; without, a memory of flags less.",
+    ),
+]
+Wide = Annotated[
+    bool,
+    typer.Option(
+        "--wide/--narrow",
+        help="Whether memory gives twice the array's side per cycle, so that ragged tiles read "
+        "in lanes cost nothing, or once: smaller.",
+    ),
+]
+CountersOf = Annotated[
+    str, typer.Option("--counters", metavar="NAME", help="Counters: all, cycles or none.")
+]
 Multiplier = Annotated[str, typer.Option("--multiplier", help="A name of hw.build's.")]
 
 #: Every size of a machine, by the name of its field, in the order of the help.
@@ -56,6 +74,9 @@ OPTIONS: Final[dict[str, Any]] = {
     "table": WithTable,
     "max_spread": MaxSpread,
     "hold": Hold,
+    "skipping": Skipping,
+    "wide": Wide,
+    "counters": CountersOf,
     "multiplier": Multiplier,
 }
 #: A function of the command line.

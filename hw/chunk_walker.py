@@ -30,7 +30,8 @@ def walked_layout(config: MachineConfig) -> data.StructLayout:
     """One chunk as it is walked.
 
     ``a_address``, ``b_address``: without the walk over lanes; an identity's address is 0 in the
-    first chunk of a run and V / 2 in others, where all of its words are zero. ``length``: slices,
+    first chunk of a run and V / 2 in others, where all of its words are zero (V, where a vector is
+    no longer than a slice, unless the first chunk was of V / 2). ``length``: slices,
     1 to V. ``later``: k1 is not 0. ``end``: the tile's (or block's) last chunk. ``place``.
     """
     return data.StructLayout(
@@ -190,8 +191,18 @@ class ChunkWalker(wiring.Component):
         with m.If(self.start | self.step):
             m.d.sync += run_start.eq(self.start | ~loop["k0"])
         with m.If(b_mode == BMode.IDENTITY):
-            m.d.comb += chunk.b_address.eq(Mux(run_start, 0, vector // 2))
+            m.d.comb += chunk.b_address.eq(Mux(run_start, 0, self._beyond(m, run_start & half)))
         with m.If(self.step & loop["k1"]):
             m.d.sync += chunk.later.eq(1)
         with m.Elif(self.start | (self.step & ~loop["k0"])):
             m.d.sync += chunk.later.eq(0)
+
+    def _beyond(self, m: Module, half_begun: Value) -> Value:
+        """The identity's address in a chunk that is not the first of its run."""
+        vector = self.config.vector
+        if self.config.columns <= vector // 2:
+            return Const(vector // 2)
+        half = Signal()  # the run has a first chunk of V / 2, and its other half is this chunk
+        with m.If(self.step):
+            m.d.sync += half.eq(half_begun)
+        return Mux(half, vector // 2, vector)

@@ -10,7 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sw.config import MachineConfig
-from sw.registers import COUNTER_BITS, Counter
+from sw.registers import COUNTED, COUNTER_BITS, Counter
 
 #: Counters that there are numbers for.
 _ENTRIES: Final = 1 << Shape.cast(Counter).width
@@ -39,11 +39,11 @@ def _most(config: MachineConfig) -> dict[str, int]:
 
 
 class Counters(wiring.Component):
-    """All performance counters, in one memory behind one adder.
+    """The performance counters that the machine has, all of them in one memory behind one adder.
 
     Each counter gathers what it grows by in a few bits of its own, which go to its entry of the
     memory in turn, a counter per cycle. What is added, or set, in cycle c is shown by reads of
-    cycle ``c + latency`` and later.
+    cycle ``c + latency`` and later. CYCLES alone is a register.
 
     Parameters
     ----------
@@ -67,6 +67,7 @@ class Counters(wiring.Component):
     latency: Final = _ENTRIES + 2
 
     def __init__(self, config: MachineConfig) -> None:
+        self.config = config
         self._most = _most(config)
         super().__init__(
             {
@@ -81,6 +82,9 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        if COUNTED[self.config.counters] < frozenset(Counter):
+            self._count_cycles(m)
+            return m
         m.submodules.totals = totals = Memory(shape=COUNTER_BITS, depth=_ENTRIES, init=[])
         write, read = totals.write_port(), totals.read_port()
         turn, moves = Signal(range(_ENTRIES)), Signal()
@@ -106,6 +110,19 @@ class Counters(wiring.Component):
             self.value.eq(Mux(old.any(), 0, read.data)),
         ]
         return m
+
+    def _count_cycles(self, m: Module) -> None:
+        """CYCLES alone, or no counter."""
+        if Counter.CYCLES not in COUNTED[self.config.counters]:
+            return
+        cycles, shown = Signal(COUNTER_BITS), Signal()
+        m.d.sync += [
+            cycles.eq(cycles + self.amounts.cycles),
+            shown.eq(self.read & (self.number == Counter.CYCLES)),
+        ]
+        with m.If(self.clear):
+            m.d.sync += cycles.eq(0)
+        m.d.comb += self.value.eq(Mux(shown, cycles, 0))
 
     def _gather(self, m: Module, turn: Signal) -> list[Signal]:
         """By number, what is not in the memory yet: from one turn of a counter to its next."""

@@ -9,18 +9,19 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.bitmap import BitmapWalker
+from hw.memory_attributes import BLOCK, CLOCKED_READS
 from hw.operand import stored_layout
 from hw.rotator import Rotator
 from sw.config import MachineConfig
 
 
 def page_count(config: MachineConfig, notice: int) -> int:
-    """Pages that sustain a slice per cycle with chunks of V/2 slices and V/2 lanes: usually 2.
+    """Pages that sustain a slice per cycle with as many slices as lanes, S of each: usually 2.
 
-    In steady state a chunk starts every V/2 cycles, and its first slice leaves V/2 + notice cycles
-    after its start, by when the chunk that reuses its page may start.
+    S is the array's longer side. In steady state a chunk starts every S cycles, and its first slice
+    leaves S + notice cycles after its start, by when the chunk that reuses its page may start.
     """
-    wanted = max(2, 1 + -(-notice // (config.vector // 2)))
+    wanted = max(2, 1 + -(-notice // config.side))
     return 1 << (wanted - 1).bit_length()
 
 
@@ -28,15 +29,18 @@ class TransposerPages(wiring.Component):
     """The storage: word k of lane l lies in bank ``(l + k) mod V``, entry (page, l).
 
     So the words of a lane lie in different banks, and those of a slice too. A write of cycle w is
-    seen by the reads of cycle w + 1 and later; reading is combinational.
+    seen by the reads of cycle w + 1 and later; reading is combinational. With ``ahead``, what is on
+    ``read`` in cycle r is on ``words`` in cycle r + 1, with what was written until cycle r.
 
     Parameters
     ----------
     config : MachineConfig
     lanes : int
-        At most V / 2.
+        At most V.
     pages : int
         A power of two.
+    ahead : bool
+        Whether a read is given a cycle ahead.
 
     Members
     -------
@@ -47,7 +51,8 @@ class TransposerPages(wiring.Component):
     words : Out(array(stored, lanes))
     """
 
-    def __init__(self, config: MachineConfig, lanes: int, pages: int) -> None:
+    def __init__(self, config: MachineConfig, lanes: int, pages: int, ahead: bool = False) -> None:
+        self.ahead = ahead
         self.vector = config.vector
         self.stored = stored_layout(config.format)
         self.lane_bits = (lanes - 1).bit_length()
@@ -77,8 +82,14 @@ class TransposerPages(wiring.Component):
         m.d.comb += [skew.i.eq(self.write.words), skew.amount.eq(-self.write.lane)]
         found = []
         for bank in range(self.vector):
-            m.submodules[f"bank_{bank}"] = memory = Memory(shape=width, depth=self.depth, init=[])
-            write, read = memory.write_port(), memory.read_port(domain="comb")
+            attributes = BLOCK if self.ahead else None
+            memory = Memory(shape=width, depth=self.depth, init=[], attrs=attributes)
+            m.submodules[f"bank_{bank}"] = memory
+            write = memory.write_port()
+            if self.ahead:
+                read = memory.read_port(transparent_for=[write])
+            else:
+                read = memory.read_port(domain="comb")
             lane = (bank - self.read.index)[: self.lane_bits]
             m.d.comb += [
                 write.en.eq(self.write.enable),
@@ -92,6 +103,10 @@ class TransposerPages(wiring.Component):
             align.amount.eq(self.read.index),
             self.words.eq(align.o),
         ]
+        if self.ahead:
+            index = Signal.like(self.read.index)
+            m.d.sync += index.eq(self.read.index)
+            m.d.comb += align.amount.eq(index)
         return m
 
 
@@ -114,6 +129,8 @@ class Transposer(wiring.Component):
         Cycles from ``start`` to the chunk's first vector.
     most_places : int
         Largest value of ``places``.
+    target : str
+        Where reads of memories take a cycle, slices are read a cycle ahead.
 
     Members
     -------
@@ -138,10 +155,18 @@ class Transposer(wiring.Component):
         A chunk has started of which not all slices have left.
     """
 
-    def __init__(self, config: MachineConfig, lanes: int, notice: int, most_places: int) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        lanes: int,
+        notice: int,
+        most_places: int,
+        target: str = "generic",
+    ) -> None:
         self.notice = notice
         self.pages = page_count(config, notice)
-        self.storage = TransposerPages(config, lanes, self.pages)
+        ahead = target in CLOCKED_READS
+        self.storage = TransposerPages(config, lanes, self.pages, ahead)
         self.record = data.StructLayout({"bitmap": config.vector, "first": 1, "last": 1})
         fields = self.storage.write_layout.members
         super().__init__(
@@ -174,7 +199,7 @@ class Transposer(wiring.Component):
             storage.write.page.eq(write_page),
             storage.write.lane.eq(self.vector.lane),
             storage.write.words.eq(self.vector.words),
-            storage.read.page.eq(read_page),
+            storage.read.page.eq(read_page + finished if storage.ahead else read_page),
             self.words.eq(storage.words),
             pushed.eq(self.valid & self.go),
         ]
@@ -210,7 +235,7 @@ class Transposer(wiring.Component):
             walker.load.eq(load),
             walker.bitmap.eq(record.bitmap),
             walker.step.eq(pushed & ~walker.last),
-            self.storage.read.index.eq(walker.index),
+            self.storage.read.index.eq(walker.following if self.storage.ahead else walker.index),
             self.first.eq(marks_first & is_first),
             self.last.eq(marks_last & walker.last),
         ]

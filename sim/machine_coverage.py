@@ -11,7 +11,7 @@ from sw.checks import Gemm, initial_state
 from sw.config import MachineConfig
 from sw.isa import Destination, Fault, Flag, Function, Instruction, Opcode, decode_at
 from sw.machine_report import Report
-from sw.registers import AMode, BMode, Counter, Register
+from sw.registers import AMode, BMode, Register
 
 #: A bin: the kind of cross, and one value of each of its parts.
 Bin = tuple[str, ...]
@@ -40,14 +40,14 @@ class Coverage:
     def observe(self, job: Job, report: Report) -> None:
         """Add what a program has executed, as the model reports it."""
         state, counter = initial_state(self.config), 0
-        for _ in range(report[Counter.INSTRUCTIONS]):
+        while counter < report.counter:
             instruction, length = decode_at(job.words, counter, self.config)
             assert instruction is not None
             self.hits.update(self._bins(instruction, state.registers))
             after = state.after(instruction, self.config)
             assert not isinstance(after, Fault)
             state, counter = after, counter + length
-        self.instructions += report[Counter.INSTRUCTIONS]
+            self.instructions += 1
         if report.fault:
             opcode = job.words[counter] >> 12
             self.hits["fault", str(opcode), report.fault.name] += 1

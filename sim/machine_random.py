@@ -19,7 +19,7 @@ from sim.machine_session import Stalls
 from sim.machine_stimulus import Stimulus
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.assembler import disassemble
-from sw.config import MachineConfig
+from sw.config import COUNTERS, MachineConfig
 from sw.registers import Counter
 
 #: What stalls of the host change.
@@ -155,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("blocks", "table", "stalls"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--no-unity", dest="unity", action="store_false")
+    parser.add_argument("--no-skipping", dest="skipping", action="store_false")
+    parser.add_argument("--narrow", dest="wide", action="store_false")
+    parser.add_argument("--counters", choices=COUNTERS, default=defaults.counters)
     parser.add_argument("--parameters", type=int, default=16)
     parser.add_argument("--row-parameters", type=int, default=64)
     parser.add_argument("--max-terms", type=int, default=defaults.max_terms)

@@ -11,6 +11,8 @@ from sw.scale import MAX_SPREAD
 MAX_SIDE = 32
 #: Bits of a count register; a matrix has at most ``2**16 - 1`` rows, columns or terms.
 COUNT_BITS = 16
+#: Which performance counters a machine has.
+COUNTERS = ("all", "cycles", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,13 @@ class MachineConfig:
     hold : bool
         Whether a lane of the array keeps its operand where the next one is zero: exact, and more
         power on all layers measured (docs/netlists.md).
+    skipping : bool
+        Whether the machine keeps zero flags, so that slices of zeros can cost no cycle.
+    wide : bool
+        Whether a vector is twice the array's longer side, so that ragged runs read in lanes keep
+        the array busy; else it is once that.
+    counters : {"all", "cycles", "none"}
+        The performance counters: all, CYCLES alone, or none. Others read 0.
     multiplier : str
         The multiplier of magnitudes, a name of ``hw.multiplier``.
 
@@ -65,6 +74,9 @@ class MachineConfig:
     table: bool = False
     max_spread: int = MAX_SPREAD
     hold: bool = False
+    skipping: bool = True
+    wide: bool = True
+    counters: str = "all"
     multiplier: str = "auto"
 
     def __post_init__(self) -> None:
@@ -85,14 +97,21 @@ class MachineConfig:
         for name in ("parameters", "row_parameters"):
             if getattr(self, name).bit_count() != 1:
                 raise ValueError(f"{name} must be a power of two, not {getattr(self, name)!r}")
-        for name in ("unity", "blocks", "table", "hold"):
+        for name in ("unity", "blocks", "table", "hold", "skipping", "wide"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.counters not in COUNTERS:
+            raise ValueError(f"counters must be {_either(COUNTERS)}, not {self.counters!r}")
         # A base MATMUL sums up to this many terms without being asked about its size.
         if self.max_terms < min(self.rows, self.columns):
             raise ValueError(
                 f"max_terms must be at least {min(self.rows, self.columns)} on a {self.rows} x "
                 f"{self.columns} array, not {self.max_terms!r}"
+            )
+        if not self.wide and self.memory_words <= self.vector:
+            least = self.vector // self.slot_words + 1
+            raise ValueError(
+                f"slots must be at least {least} where wide is False, not {self.slots!r}"
             )
         _ = self.format, self.bias_format, self.output  # each checks its width
 
@@ -119,7 +138,12 @@ class MachineConfig:
     @property
     def vector(self) -> int:
         """V: words that the tile memory reads or writes in one cycle, a power of two."""
-        return 2 << (max(self.rows, self.columns) - 1).bit_length()
+        return max(2, self.side << self.wide)
+
+    @property
+    def side(self) -> int:
+        """The array's longer side, rounded up to a power of two."""
+        return 1 << (max(self.rows, self.columns) - 1).bit_length()
 
     @property
     def memory_words(self) -> int:
@@ -149,4 +173,8 @@ class MachineConfig:
     @property
     def skips(self) -> bool:
         """Whether the tile memory keeps zero flags of segments: columns is a power of two."""
-        return self.columns.bit_count() == 1
+        return self.skipping and self.columns.bit_count() == 1
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -78,8 +78,8 @@ Entries are counted modulo the memory's depth.
 t blocks + b, P_ROW + g P_ROW_G + m blocks + b. Block b's sum is multiplied by two to the power of \
 the sum of both lifts; shift and bias are those of the last block's entries. K1 and K2 must be 1.
 - `skip`: slices of B that are all zero cost no cycle, if B_MODE is 0, B_K0 = columns, a power of \
-two, and B_BASE, B_K1, B_K2, B_N, B_G are multiples of it; else it has no effect. The result is \
-the same.
+two, and B_BASE, B_K1, B_K2, B_N, B_G are multiples of it; else, and on a machine built without \
+skipping, it has no effect. The result is the same.
 
 A GEMM or ADD empties both shift buffers and the array's output, and keeps the activation buffer.
 """
@@ -178,7 +178,8 @@ def page() -> str:
         _table(("code", "fault", "meaning"), _faults()),
         _GEMM_CHECKS.format(largest=(1 << COUNT_BITS) - 1),
         "## Counters\n",
-        f"{COUNTER_BITS} bits each, zero as a program starts.\n",
+        f"{COUNTER_BITS} bits each, zero as a program starts. A machine may be built with CYCLES "
+        "alone, or with none; those that it lacks read 0.\n",
         _table(("number", "counter", "counts"), _counters()),
         _HOST.format(
             spaces="\n".join(_row((f"{s.value} {s.name}", *_SPACES[s])) for s in Space),

@@ -28,7 +28,7 @@ from sw.machine_operands import ResultRows, Words
 from sw.machine_products import drain_sums, exact_product, gemm_rows
 from sw.machine_report import Report, result_rows
 from sw.machine_state import Parameters, TileMemory
-from sw.registers import Counter, Register, ResultKind
+from sw.registers import COUNTED, Counter, Register, ResultKind
 
 #: What makes the rows of a GEMM: fast, or by definition.
 MakeRows = Callable[[Walk, TileMemory, Parameters], tuple[ResultRows, Counts]]
@@ -161,8 +161,9 @@ class Machine:
 
     @property
     def counters(self) -> dict[Counter, int]:
-        """What the program has counted up to now."""
-        return dict(self._counters)
+        """What the program has counted up to now, as far as the machine has counters."""
+        has = COUNTED[self.config.counters]
+        return {counter: n if counter in has else 0 for counter, n in self._counters.items()}
 
     @property
     def sent(self) -> list[ResultRows]:

@@ -180,6 +180,12 @@ class Counter(IntEnum):
     WORDS_WRITTEN = 14
 
 
+#: The counters that a machine has, by its ``counters``; the others read 0.
+COUNTED: Final[dict[str, frozenset[Counter]]] = {
+    "all": frozenset(Counter),
+    "cycles": frozenset({Counter.CYCLES}),
+    "none": frozenset(),
+}
 #: Bits of a performance counter.
 COUNTER_BITS: Final = 48
 COUNTER_MEANINGS: Final[dict[Counter, str]] = {

@@ -89,7 +89,7 @@ class Timing:
     @property
     def pages(self) -> int:
         """Chunks that the transposer holds."""
-        return _power_of_two(max(2, 1 + -(-SLICE_PUSH // (self.config.vector // 2))))
+        return _power_of_two(max(2, 1 + -(-SLICE_PUSH // self.config.side)))
 
     @property
     def result_depth(self) -> int:
