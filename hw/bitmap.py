@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 class BitmapWalker(wiring.Component):
     """Gives the numbers of a bitmap's set bits in ascending order.
 
-    All outputs are registers or depend on registers alone. ``load`` in cycle t shows the lowest
-    bit's number in t + 1, ``step`` in cycle t the next one's; ``load`` wins over ``step``.
+    ``index`` and ``last`` are registers or depend on registers alone. ``load`` in cycle t shows the
+    lowest bit's number in t + 1, ``step`` in cycle t the next one's; ``load`` wins over ``step``.
 
     Parameters
     ----------
@@ -27,6 +27,8 @@ class BitmapWalker(wiring.Component):
         Not while ``last``.
     index : Out(log2(bits))
         Number of the current bit.
+    following : Out(log2(bits))
+        ``index`` of the next cycle, which depends on ``load`` and ``step``.
     last : Out(1)
         No bit follows.
     """
@@ -39,6 +41,7 @@ class BitmapWalker(wiring.Component):
                 "bitmap": In(bits),
                 "step": In(1),
                 "index": Out(range(bits)),
+                "following": Out(range(bits)),
                 "last": Out(1),
             }
         )
@@ -56,6 +59,8 @@ class BitmapWalker(wiring.Component):
         for bit in reversed(range(self.bits)):
             with m.If(source[bit]):
                 m.d.comb += lowest.eq(bit)
+        m.d.comb += self.following.eq(self.index)
         with m.If(self.load | self.step):
+            m.d.comb += self.following.eq(lowest)
             m.d.sync += [self.index.eq(lowest), left.eq(rest)]
         return m

@@ -167,7 +167,7 @@ class Atreides(wiring.Component):
             ("a", planner.a, memory.read_a, memory.words_a),
             ("b", planner.b, memory.read_b, memory.words_b),
         ):
-            feeder = self._feeders[side] = Feeder(self.config, side)
+            feeder = self._feeders[side] = Feeder(self.config, side, self.target)
             loader = TileLoader(self.config, side)
             m.submodules[f"feeder_{side}"] = feeder
             m.submodules[f"loader_{side}"] = loader

@@ -44,6 +44,8 @@ class Feeder(wiring.Component):
     config : MachineConfig
     side : {"a", "b"}
         Lanes are rows or columns. See ``chunk_layout`` for what each side can do.
+    target : str
+        As in ShiftBuffer and Transposer.
 
     Members
     -------
@@ -71,14 +73,14 @@ class Feeder(wiring.Component):
 
     ignored_inputs = ("chunks_payload",)  # side B has no walker to reset and advance
 
-    def __init__(self, config: MachineConfig, side: str) -> None:
+    def __init__(self, config: MachineConfig, side: str, target: str = "generic") -> None:
         self.config = config
         self.side = side
         self.lanes = config.rows if side == "a" else config.columns
         self.reader = ChunkReader(config, side)
-        self.buffer = ShiftBuffer(config, self.lanes)
+        self.buffer = ShiftBuffer(config, self.lanes, target)
         self.depth = self.buffer.depth
-        self.transposer = Transposer(config, self.lanes, ChunkReader.latency, self.depth)
+        self.transposer = Transposer(config, self.lanes, ChunkReader.latency, self.depth, target)
         self.pages = self.transposer.pages
         walk = {"walk": In(walk_layout(config))} if side == "a" else {}
         words = data.ArrayLayout(stored_layout(config.format), config.vector)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.memory_attributes import BLOCK, CLOCKED_READS
 from hw.operand import stored_layout
 from sw.config import MachineConfig
 
@@ -32,6 +33,8 @@ class ShiftBuffer(wiring.Component):
     config : MachineConfig
     lanes : int
         Words of a slice.
+    target : str
+        Where reads of memories take a cycle, the next slice is read a cycle ahead.
 
     Members
     -------
@@ -45,7 +48,8 @@ class ShiftBuffer(wiring.Component):
 
     latency = 1
 
-    def __init__(self, config: MachineConfig, lanes: int) -> None:
+    def __init__(self, config: MachineConfig, lanes: int, target: str = "generic") -> None:
+        self.target = target
         self.layout = slice_layout(config, lanes)
         self.depth = 1 << (max(config.rows, config.columns) + ROUND_TRIP - 1).bit_length()
         super().__init__(
@@ -59,10 +63,18 @@ class ShiftBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.slices = slices = Memory(shape=self.layout.size, depth=self.depth, init=[])
-        write, read = slices.write_port(), slices.read_port(domain="comb")
+        ahead = self.target in CLOCKED_READS
+        attributes = BLOCK if ahead else None
+        slices = Memory(shape=self.layout.size, depth=self.depth, init=[], attrs=attributes)
+        m.submodules.slices = slices
+        write = slices.write_port()
+        if ahead:
+            read = slices.read_port(transparent_for=[write])
+        else:
+            read = slices.read_port(domain="comb")
         head, tail = Signal(range(self.depth)), Signal(range(self.depth))
         taken, given = Signal(), Signal()
+        following = Signal.like(head)
         m.d.comb += [
             self.i.ready.eq(self.level != self.depth),
             self.o.valid.eq(self.level != 0),
@@ -71,7 +83,8 @@ class ShiftBuffer(wiring.Component):
             write.en.eq(taken),
             write.addr.eq(tail),
             write.data.eq(self.i.payload),
-            read.addr.eq(head),
+            following.eq(Mux(self.flush, 0, head + given)),
+            read.addr.eq(following if ahead else head),
             self.o.payload.eq(read.data),
         ]
         m.d.sync += [

@@ -27,10 +27,12 @@ def simulate(unit, testbench) -> None:
     simulator.run()
 
 
-@pytest.mark.parametrize("lanes", [1, 5, 8])
+@pytest.mark.parametrize(
+    ("lanes", "target"), [(1, "generic"), (5, "ice40"), (8, "generic")], ids=str
+)
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_slices_leave_in_order_from_the_cycle_after_their_arrival(config, lanes):
-    buffer = ShiftBuffer(config, lanes)
+def test_slices_leave_in_order_from_the_cycle_after_their_arrival(config, lanes, target):
+    buffer = ShiftBuffer(config, lanes, target)
     assert buffer.depth >= max(config.rows, config.columns) + ROUND_TRIP
     generator = random.Random(SEED)
     held: deque[int] = deque()

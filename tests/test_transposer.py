@@ -143,7 +143,8 @@ def test_random_chunks_are_transposed_in_order_under_random_stalls(shape):
             bitmap = generator.choice([bitmap, (1 << config.vector) - 1, 1, bitmap & -bitmap])
             count = generator.randint(1, lanes)
             chunks.append(random_chunk(generator, 8, config.vector, count, bitmap))
-        transposer = Transposer(config, lanes, NOTICE, PLACES)
+        target = ("generic", "ice40")[trial % 2]  # the second stalls, the fourth in both ways
+        transposer = Transposer(config, lanes, NOTICE, PLACES, target)
         found = run(transposer, chunks, gap, stall, seed)
         # Lanes that a chunk does not have may hold anything.
         order = [len(chunk.lanes) for chunk in chunks for _ in chunk.slices()]
@@ -160,7 +161,7 @@ def test_a_slice_leaves_every_cycle_with_half_vector_chunks_of_all_lanes(shape):
     kinds = [half, half, half << config.vector // 2, full, half, full, full >> 1, half, half, half]
     kinds += [half] * 10
     chunks = [random_chunk(generator, 8, config.vector, lanes, bitmap) for bitmap in kinds]
-    found = run(Transposer(config, lanes, NOTICE, PLACES), chunks, 0.0, 0.0, SEED)
+    found = run(Transposer(config, lanes, NOTICE, PLACES, "ice40"), chunks, 0.0, 0.0, SEED)
     check_slices(found, chunks, SEED)
     # Started in cycle 0, the last vector in lanes - 1 + NOTICE, then one slice per cycle.
     begin = lanes + NOTICE
