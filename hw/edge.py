@@ -30,8 +30,8 @@ class ArrayEdge(wiring.Component):
     rows, columns : int
         Of the array, 1 to 32 each.
     hold : bool
-        Without it, zero operands pass as they are; the sums are the same. That takes less power:
-        a zero makes all products of its lane zero, a held operand meets others.
+        Without it, zero operands pass as they are; the sums are the same. That mostly takes less
+        power: a zero makes all products of its lane zero, a held operand meets others.
 
     Members
     -------

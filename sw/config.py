@@ -43,7 +43,7 @@ class MachineConfig:
         R, in bits: how far the scales of blocks may lie apart.
     hold : bool
         Whether a lane of the array keeps its operand where the next one is zero: exact, and more
-        power on all layers measured (docs/netlists.md).
+        power on seven of eight layers measured (docs/netlists.md).
     skipping : bool
         Whether the machine keeps zero flags, so that slices of zeros can cost no cycle.
     wide : bool
