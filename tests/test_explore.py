@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from atreides import explore as command
+from atreides import explore_figures
 from atreides.cli import main
 from atreides.explore_accuracy import Accuracy
 from atreides.explore_figures import Figures, Work
@@ -17,6 +18,8 @@ from atreides.explore_picture import picture
 from atreides.explore_points import Point, parse_axes, points
 from atreides.explore_results import front, notes
 from atreides.explore_run import Notes, Outcome, explore
+from hw import fit_search
+from hw.fit import Need
 from sw.config import MachineConfig
 from sw.wasq.records import Record, append_record
 
@@ -67,6 +70,30 @@ def test_all_combinations_are_points() -> None:
     }
 
 
+def test_arrays_are_rows_by_columns() -> None:
+    found = some("array=2x4,8x8", "bits=4")
+    assert [(p.config.rows, p.config.columns) for p in found] == [(2, 4), (8, 8)]
+
+
+def test_what_was_built_from_other_hardware_is_built_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = some("bits=4")[0]
+    keys = set()
+    for source in ("one", "two"):
+        monkeypatch.setattr(explore_figures, "sources", lambda source=source: source)
+        keys |= {Work(synthesize=True).key(point), Work(place=True).key(point), Work().key(point)}
+    assert len(keys) == 5  # the model looks at its table instead
+
+
+def test_what_certainly_does_not_fit_is_not_synthesised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_search, "need", lambda *_: Need(1_000_000, 1))
+    monkeypatch.setattr(fit_search, "nearest", lambda *_: None)
+    monkeypatch.setattr(explore_figures, "_synthesised", None)
+    with pytest.raises(fit_search.Refusal, match="1,000,000 look-up tables of 83,640"):
+        explore_figures.evaluate(some("bits=4")[0], Work(synthesize=True))
+
+
 @pytest.mark.parametrize(
     ("axes", "said"),
     [
@@ -77,6 +104,9 @@ def test_all_combinations_are_points() -> None:
         (["board=ulx3s-85f", "board=icebreaker"], "once"),
         (["bits=4"], "axes must have a board"),
         (["board=ulx3s-85f", "bits=x"], "sweep must be as in"),
+        (["board=ulx3s-85f", "array=4"], "array must be as in 4x8, not '4'"),
+        (["board=ulx3s-85f", "array=4x99"], "columns must be 1 to 32"),
+        (["board=ulx3s-85f", "array=4x4", "rows=4"], "axes must have array or rows, not both"),
     ],
 )
 def test_wrong_axes_are_one_sentence_and_status_2(
@@ -156,7 +186,8 @@ def test_a_scheduler_elsewhere_is_used(tmp_path: Path) -> None:
 
     found = some("bits=4,8")
     want = explore(found, Work(), Notes(tmp_path / "one.jsonl"), pretend)
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    sizes: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**sizes, processes=False, protocol="tcp") as cluster:
         address = cluster.scheduler_address
         notes_ = Notes(tmp_path / "two.jsonl")
         assert explore(found, Work(), notes_, pretend, scheduler=address) == want
@@ -212,8 +243,9 @@ def test_a_width_that_the_log_lacks_is_shown_and_told() -> None:
 
 
 def test_the_command_writes_table_json_and_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(fit_search, "nearest", lambda *_: None)
     append_record(tmp_path / "log.jsonl", record(8, 9.5))
     files = {"--plot": "front.svg", "--json": "front.json", "--log": "log.jsonl"}
     given = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
