@@ -85,7 +85,7 @@ class Atreides(wiring.Component):
         m.submodules.memory = self._memory = TileMemory(config)
         m.submodules.host_port = self._host = HostPort(config, TileMemory.latency + 1)
         m.submodules.range_check = self._range = RangeCheck(config)
-        m.submodules.planner = self._planner = Planner(config)
+        m.submodules.planner = self._planner = Planner(config, self.target)
         m.submodules.issuer = self._issuer = Issuer(config)
         m.submodules.edge = self._edge = ArrayEdge(
             config.format, config.rows, config.columns, config.hold

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.block_queue import make_queue
 from hw.chunk import FeedMode, chunk_layout
 from hw.chunk_filter import ChunkFilter, looked_layout
 from hw.chunk_walker import ChunkWalker
@@ -52,6 +53,8 @@ class Planner(wiring.Component):
     Parameters
     ----------
     config : MachineConfig
+    target : str
+        Of its queues, as in make_queue.
 
     Members
     -------
@@ -74,8 +77,9 @@ class Planner(wiring.Component):
         Slices left out, to be summed over all cycles; 1 cycle after the take of their chunk.
     """
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, target: str = "generic") -> None:
         self.config = config
+        self.target = target
         flags = data.StructLayout({"enable": 1, "segment": segment_bits(config)})
         super().__init__(
             {
@@ -138,7 +142,7 @@ class Planner(wiring.Component):
         latency = TileMemory.latency
         depth = latency + 2
         layout = looked_layout(self.config)
-        m.submodules.looked = looked = fifo.SyncFIFO(width=layout.size, depth=depth)
+        m.submodules.looked = looked = make_queue(layout.size, depth, self.target)
         on_the_way = Signal(range(depth + 1))  # walked and not yet taken: each finds room
         m.d.comb += walker.step.eq(walker.valid & (on_the_way < depth))
         take = kept.i.valid & kept.i.ready
@@ -175,7 +179,7 @@ class Planner(wiring.Component):
             ("tile", self.tiles, TILE_QUEUE),
         ):
             width = len(o.payload.as_value())
-            m.submodules[f"{name}_queue"] = queue = fifo.SyncFIFO(width=width, depth=depth)
+            m.submodules[f"{name}_queue"] = queue = make_queue(width, depth, self.target)
             m.d.comb += [
                 o.valid.eq(queue.r_rdy),
                 o.payload.eq(queue.r_data),
