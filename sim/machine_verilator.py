@@ -45,6 +45,8 @@ _COMPILE: Final = (
     *("-std=c++20", "-DVERILATOR=1", "-DVL_TIME_CONTEXT", "-DVM_COVERAGE=0", "-DVM_SC=0"),
     *("-faligned-new", "-fcf-protection=none", "-w"),
 )
+#: What is compiled for a few cycles is not optimised.
+_QUICK: Final = ("-O0",)
 _LIBRARY: Final = ("verilated.cpp", "verilated_threads.cpp")
 
 
@@ -66,24 +68,29 @@ def build(design: Design, trace: str = "", *, driver: Path = DRIVER) -> Path:
     SimulationFailed
         If the model does not compile.
     """
-    version = simulator_version("verilator")
-    text = driver.read_bytes()
-    parts = (version, design.verilog, text, _VERILATE, _COMPILE, trace)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-    target = CACHE / "machine-verilator" / key
+    target = place(design, trace, driver=driver)
     if target.exists():
         return target / "driver"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as directory:
         work = Path(directory)
         work.joinpath(f"{TOP}.v").write_text(design.verilog)
-        _compile(work, trace, driver)
+        _compile(work, trace, driver, _QUICK if design.quick else ())
         built = work / "built"
         built.mkdir()
         os.replace(work / "driver", built / "driver")
         with contextlib.suppress(OSError):  # somebody else was faster: theirs is the same
             os.replace(built, target)
     return target / "driver"
+
+
+def place(design: Design, trace: str = "", *, driver: Path = DRIVER) -> Path:
+    """The folder in which :func:`build` puts what it makes; it is there if that was made."""
+    version = simulator_version("verilator")
+    text = driver.read_bytes()
+    parts = (version, design.verilog, text, _VERILATE, _COMPILE, trace, *_QUICK[: design.quick])
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    return CACHE / "machine-verilator" / key
 
 
 def run(
@@ -165,7 +172,7 @@ def _words(values: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(values)}Q", *values)
 
 
-def _compile(work: Path, trace: str, driver: Path) -> None:
+def _compile(work: Path, trace: str, driver: Path, last: Sequence[str]) -> None:
     root = verilator_root()
     log = work / "log.txt"
     options = list(_VERILATE)
@@ -190,7 +197,7 @@ def _compile(work: Path, trace: str, driver: Path) -> None:
     units = _units(work, driver)
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(_call, ["g++", *level, *flags, "-c", str(u), "-o", f"{u}.o"], log)
+            pool.submit(_call, ["g++", *level, *flags, *last, "-c", str(u), "-o", f"{u}.o"], log)
             for u, level in units
         ]
         objects = [_library_object(root / "include" / name, flags, log) for name in library]
