@@ -331,6 +331,16 @@ def test_the_benchmark_measures_macs_and_multipliers(
     assert asked == [["ppa", "mac"], ["ppa", "multiplier"]]
 
 
+def test_the_benchmark_with_power_measures_the_machine_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(bench_ppa, "atreides", lambda words: asked.append(words) or 0)
+    assert bench_ppa.main(["--output", str(tmp_path), "--power"]) == 0
+    assert [words[1] for words in asked] == ["mac", "multiplier", "cell", "array", "core"]
+    assert all("--power" in words for words in asked)
+
+
 def needs(check: Callable[[], None]) -> None:
     try:
         check()
