@@ -31,7 +31,7 @@ class Point:
         """In a few characters."""
         c = self.config
         more = "" if c.multiplier == "auto" else f", {c.multiplier}"
-        return f"SF{c.bits} {c.rows} x {c.columns}{more} on {self.board}"
+        return f"SF{c.bits} {c.rows} x {c.columns}, {c.slots} slots{more} on {self.board}"
 
 
 def parse_axes(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -11,6 +12,11 @@ from rich.table import Table
 
 from atreides.explore_accuracy import Accuracy
 from atreides.explore_run import Outcome
+
+#: Sizes that have a column of their own where they are swept.
+SWEPT: Final = ("slots", "parameters")
+#: Failures that are told one by one.
+FAILURES: Final = 12
 
 
 def accuracy_of(outcome: Outcome, accuracy: Accuracy | None) -> float | None:
@@ -66,13 +72,14 @@ def show(
 ) -> None:
     """Print the front, and what failed."""
     metric = accuracy.metric if accuracy else ""
+    swept = [name for name in SWEPT if len({getattr(o.point.config, name) for o in outcomes}) > 1]
     table = Table(
         title=f"machines that none beats, of {len(outcomes)}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    names = ("board", "words", "array", "multiplier", metric, "LUTs", "RAM", "DSP", "cycles")
-    for name in (*names, "MHz", "ms"):
+    names = ("board", "words", "array", *swept, "multiplier", metric, "LUTs", "RAM", "DSP")
+    for name in (*names, "cycles", "MHz", "ms"):
         if name:
             left = name in ("board", "multiplier")
             table.add_column(name, justify="left" if left else "right", no_wrap=True)
@@ -85,6 +92,7 @@ def show(
         milliseconds = figures.milliseconds
         table.add_row(
             *(one.point.board, f"SF{config.bits}", f"{config.rows} x {config.columns}"),
+            *(f"{getattr(config, name):,}" for name in swept),
             *(config.multiplier, *told, f"{figures.luts:,}", f"{figures.block_rams}"),
             *(f"{figures.dsps}", f"{figures.cycles:,}"),
             "-" if figures.megahertz is None else f"{figures.megahertz:.1f}",
@@ -107,6 +115,10 @@ def notes(outcomes: Sequence[Outcome], accuracy: Accuracy | None) -> Iterator[st
     slow = sum(one.figures is not None and one.figures.megahertz is None for one in able)
     if slow:
         yield f"{slow} of {len(able)} have no frequency: --place measures it, or atreides build."
-    for one in outcomes:
-        if one.failure:
-            yield f"{one.point.label}: {one.failure}"
+    failed = [one for one in outcomes if one.failure]
+    if failed:
+        yield f"{len(failed)} of {len(outcomes)} failed:"
+    for one in failed[:FAILURES]:
+        yield f"- {one.point.label}: {one.failure}"
+    if len(failed) > FAILURES:
+        yield f"- and {len(failed) - FAILURES} more: all are in the points' file, and in --json."
