@@ -38,8 +38,8 @@ from sw.importers import load as load_model
 from sw.importers.named import NAMED, WINDOW
 from sw.runtime.artefact import Artefact, check_target
 from sw.runtime.session import checked_inputs, in_batches
-from sw.wasq.checkpoint import describe, is_checkpoint
 from sw.wasq.checkpoint import load as load_checkpoint
+from sw.wasq.described import describe, is_checkpoint
 
 #: Calibration samples that are taken of a model that brings its own, and of a large one.
 SAMPLES, FEW_SAMPLES = 64, 2

@@ -15,9 +15,10 @@ from atreides.wasq_config import read_config
 from atreides.wasq_methods import VANILLA, Job, check_method, describe_methods, run_method
 from atreides.wasq_options import MAX_SEED, chosen_device, counted, told_mistakes
 from sw.datasets import DatasetError
-from sw.wasq.checkpoint import check_target, save
+from sw.wasq.checkpoint import save
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
+from sw.wasq.described import check_target
 from sw.wasq.language import LanguageModel, load_language
 from sw.wasq.quantize import quantize_, targets
 from sw.wasq.results import effective_bits

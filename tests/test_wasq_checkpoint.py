@@ -11,7 +11,8 @@ from torch import nn
 
 from sw.models.llama import Llama, LlamaConfig
 from sw.wasq import SFConfig, quantize_
-from sw.wasq.checkpoint import CheckpointError, describe, is_checkpoint, load, save
+from sw.wasq.checkpoint import load, save
+from sw.wasq.described import CheckpointError, describe, is_checkpoint
 from sw.wasq.modules import QuantizedLayer
 from sw.wasq.rotate import rotate_
 

@@ -12,8 +12,8 @@ from atreides import evaluate as evaluate_command
 from atreides.cli import main
 from atreides.wasq_config import read_config
 from sw.wasq import SFConfig, quantize_
-from sw.wasq.checkpoint import describe
 from sw.wasq.corpus import load_corpus
+from sw.wasq.described import describe
 from sw.wasq.evaluation import evaluate
 from sw.wasq.language import save_language
 from sw.wasq.records import read_records

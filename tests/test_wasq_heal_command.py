@@ -12,7 +12,8 @@ import torch
 from atreides import heal as command
 from atreides.cli import Subcommand, main
 from sw import datasets
-from sw.wasq.checkpoint import describe, load
+from sw.wasq.checkpoint import load
+from sw.wasq.described import describe
 from sw.wasq.healing import training
 from sw.wasq.modules import QuantizedLayer
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -21,60 +21,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sw.format import SFx
-from sw.paths import check_place
 from sw.runtime.artefact_files import replace_directory, scratch_directory
 from sw.tensor import pack, unpack
 from sw.wasq.config import LayerConfig, SFConfig
+from sw.wasq.described import (
+    CONFIG_FILE,
+    FORMAT,
+    KIND,
+    CheckpointError,
+    Description,
+    check_target,
+    describe,
+)
 from sw.wasq.modules import LAYERS, Geometry, QuantizedLayer
 from sw.wasq.products import AttentionProducts, attach_products_, attention_products
 from sw.wasq.quantize import replace_module, share_faults_
 from sw.wasq.rotate import restore_structure_, structure
 from sw.wasq.weights import QuantizedWeight
 
-CONFIG_FILE: Final = "config.json"
 TENSOR_FILE: Final = "weights.safetensors"
-KIND: Final = "atreides quantized model"
-FORMAT: Final = 1
-_MAX_JSON: Final = 1 << 26
-_FIELDS: Final = {
-    *("kind", "format", "config", "source", "structure", "layers", "tied", "products", "sha256"),
-}
 #: Buffers of a layer that are exponents, by the type that holds them on disk.
 _EXPONENTS: Final = ("exponents", "input_exponents", "output_exponents")
-
-
-class CheckpointError(ValueError):
-    """A directory that is no whole checkpoint, or not of this model, in one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a checkpoint says of itself.
-
-    Parameters
-    ----------
-    config : SFConfig
-    source : mapping of str to plain data
-        What :func:`save` was given: ``model`` is what a loader takes, ``sha256`` its hash.
-    sha256 : str
-        Of the tensors.
-    layers : mapping of str to mapping
-        By module: shape and fields of :class:`LayerConfig`.
-    tied : mapping of str to str
-        Tensors that are another one.
-    structure : mapping
-        What :func:`sw.wasq.rotate.structure` says of the model.
-    products : mapping or None
-        Bits and scale of attention products, and how many have calibrated values.
-    """
-
-    config: SFConfig
-    source: Mapping[str, Any]
-    sha256: str
-    layers: Mapping[str, Mapping[str, Any]]
-    tied: Mapping[str, str]
-    structure: Mapping[str, Any]
-    products: Mapping[str, Any] | None
 
 
 def save(
@@ -140,63 +107,6 @@ def save(
         (scratch / CONFIG_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         replace_directory(scratch, target)
     return target
-
-
-def check_target(target: Path) -> None:
-    """Refuse, before any work, a place that a checkpoint cannot or must not take.
-
-    Raises
-    ------
-    ValueError
-        If it holds something else than a checkpoint, or lies in no folder that can be written to.
-    """
-    if target.exists() and not is_checkpoint(target):
-        empty = target.is_dir() and not any(target.iterdir())
-        if not empty:
-            raise CheckpointError(f"{target} must be a new directory or a checkpoint to replace")
-    check_place(target)
-
-
-def is_checkpoint(path: Path | str) -> bool:
-    """Whether a directory says that it is a checkpoint of a quantized model."""
-    try:
-        return bool(_json(Path(path) / CONFIG_FILE).get("kind") == KIND)
-    except CheckpointError:
-        return False
-
-
-def describe(directory: Path | str) -> Description:
-    """What a checkpoint says of itself; its tensors are not read.
-
-    Raises
-    ------
-    CheckpointError
-        If it is none, or of another format.
-    """
-    path = Path(directory) / CONFIG_FILE
-    if not Path(directory).is_dir():
-        raise CheckpointError(f"{directory} must be the directory of a checkpoint")
-    data = _json(path)
-    if data.get("kind") != KIND:
-        raise CheckpointError(f"{directory} must be a checkpoint of a quantized model: {path}")
-    if data.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{directory} must have the format {FORMAT}, not {data.get('format')!r}"
-        )
-    if data.keys() != _FIELDS:
-        raise CheckpointError(f"{path} must have the fields {', '.join(sorted(_FIELDS))}")
-    kinds = {"source": dict, "layers": dict, "tied": dict, "structure": dict, "sha256": str}
-    for name, kind in kinds.items():
-        if not isinstance(data[name], kind):
-            raise CheckpointError(f"{name} of {path} must be {kind.__name__}")
-    try:
-        config = SFConfig.from_json(data["config"])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    return Description(
-        config,
-        *(data[name] for name in ("source", "sha256", "layers", "tied", "structure", "products")),
-    )
 
 
 def load(
@@ -282,20 +192,6 @@ def _narrow(exponents: torch.Tensor) -> torch.Tensor:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise CheckpointError(f"{path} must have at most {_MAX_JSON} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} must be a file to read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path} must be JSON") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} must hold an object")
-    return data
 
 
 def _read(path: Path, sha256: str) -> dict[str, torch.Tensor]:

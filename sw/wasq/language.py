@@ -17,7 +17,7 @@ from sw.importers.onnx_file import load_onnx
 from sw.importers.python_source import call_factory
 from sw.models import byte_pairs, smollm, stories
 from sw.models.llama import Llama
-from sw.wasq.checkpoint import is_checkpoint
+from sw.wasq.described import is_checkpoint
 from sw.wasq.huggingface import (
     first_token,
     folder_hash,

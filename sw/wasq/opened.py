@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from sw.importers.loaded import ModelError
-from sw.wasq.checkpoint import describe, is_checkpoint, load
+from sw.wasq.checkpoint import load
 from sw.wasq.config import SFConfig
+from sw.wasq.described import describe, is_checkpoint
 from sw.wasq.language import LanguageModel, load_language
 
 
@@ -47,7 +48,7 @@ def open_model(
 
     Raises
     ------
-    ModelError, sw.wasq.checkpoint.CheckpointError, sw.datasets.DatasetError
+    ModelError, sw.wasq.described.CheckpointError, sw.datasets.DatasetError
         If a file is missing, damaged, or another one than the checkpoint was made of.
     """
     if not (Path(spec).is_dir() and is_checkpoint(spec)):
