@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from atreides import wasq_plots
 from atreides.report import HtmlTable
-from atreides.study_kinds import law_of, summary
+from atreides.study_tables import law_of, summary
 from sw.wasq.studies.formats import verdict
 
 Row = dict[str, Any]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from atreides import wasq_plots
 from atreides.report import Folder
+from atreides.study_tables import activation_table, distribution_table, law_of, summary
 from sw.wasq import inhouse
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import load_corpus
@@ -26,7 +25,6 @@ from sw.wasq.studies import activation as activation_study
 from sw.wasq.studies import distribution as distribution_study
 from sw.wasq.studies import formats as formats_study
 from sw.wasq.studies import scaling as scaling_study
-from sw.wasq.studies import scaling_fit
 from sw.wasq.studies.log import append_row, has_row, read_log
 from sw.wasq.studies.sources import SOURCES, load_source
 
@@ -106,7 +104,7 @@ def distribution(job: Job) -> None:
                 if not has_row(read_log(job.log), **same):
                     append_row(job.log, known)
             bar.advance(task)
-    job.console.print(_distribution_table(rows))
+    job.console.print(distribution_table(rows))
     folder.write("distribution.json", _json(rows))
     _pictures(folder, "distribution", lambda kind: wasq_plots.distributions(rows, kind))
 
@@ -126,7 +124,7 @@ def activation(job: Job) -> None:
             same = {k: row[k] for k in ("study", "sha256", "config", "text", "window", "samples")}
             if not has_row(read_log(job.log), **same):
                 append_row(job.log, row)
-            job.console.print(_activation_table(row))
+            job.console.print(activation_table(row))
             label = f"activation-{model.name}-sf{bits}"
             folder.write(f"{label}.json", _json(row))
             for part, paint in (
@@ -263,27 +261,6 @@ def write_text(job: Job) -> None:
         job.console.print(f"{place.with_suffix('.txt')}: {len(corpus):,} tokens", highlight=False)
 
 
-def law_of(rows: Sequence[Row]) -> scaling_fit.Law | None:
-    """The law through the points without padding, None if they are too few."""
-    packed = [row for row in rows if row["mode"] == "packed"]
-    enough = len(packed) >= 8 and all(
-        len({row[name] for row in packed}) > 1 for name in ("size", "context", "bits")
-    )
-    return scaling_fit.fit(packed) if enough else None
-
-
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """The law, its errors out of sample, minima over context and what masking changes."""
-    law = law_of(rows)
-    packed = [row for row in rows if row["mode"] == "packed"]
-    return {
-        "law": law.to_json() if law else None,
-        "out_of_sample": scaling_fit.out_of_sample(packed) if law else [],
-        "minima": scaling_fit.minima(rows),
-        "masking": scaling_fit.masking_effect(rows),
-    }
-
-
 def _planned(
     model: LanguageModel,
     point: scaling_study.Point,
@@ -307,45 +284,6 @@ def _windows(tokens: torch.Tensor, window: int) -> torch.Tensor:
 
 def _deadline(job: Job) -> float:
     return float("inf") if job.seconds is None else time.monotonic() + job.seconds
-
-
-def _distribution_table(rows: Iterable[Row]) -> Table:
-    table = _table("Percent of parameters; of tensors that are touched", "network")
-    for head in ("count", "beyond", "sparse", "unity", "min", "max", "touched"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        width = row["widths"]["16"]
-        table.add_row(
-            row["model"] + (", fused" if row["form"] == "fused" else ""),
-            f"{row['values']:,}",
-            f"{width['beyond']:.4f}",
-            *(f"{width[k]:.2f}" for k in ("sparse", "unity")),
-            *(f"{row[k]:.2f}" for k in ("min", "max")),
-            f"{row['touched']:.1f}",
-        )
-    table.caption = "beyond, sparse, unity: at SF16"
-    return table
-
-
-def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold")
-    return table
-
-
-def _activation_table(row: Row) -> Table:
-    table = _table(f"{row['model']} at {row['bits']} bits: layers that are moved most", "layer")
-    for head in ("deviation %", "cluster", "neurons %", "spread"):
-        table.add_column(head, justify="right")
-    for layer in row["layers"][:12]:
-        table.add_row(
-            layer["layer"],
-            f"{100 * layer['deviation']:.2f}",
-            str(layer["cluster"] + 1),
-            f"{100 * layer['neuron_deviation']:.2f}",
-            f"{layer['spread']:.1f}",
-        )
-    return table
 
 
 def _pictures(folder: Folder, name: str, paint: Any) -> None:
