@@ -117,25 +117,31 @@ class _Climber:
         groups, choices = known.nonzero()
         gain = gains[groups, choices] - gains[groups, here[groups]]
         price = self.prices[:, groups, choices] - self.prices[:, groups, here[groups]]
-        both, cost = gain[:, None] + gain, price[:, :, None] + price[:, None, :]
-        alone = range(len(gain))  # the diagonal: one change
-        both[alone, alone], cost[:, alone, alone] = gain, price
+        # One of two changes promises something; the other may make room for it.
+        first = (gain < 0).nonzero()[0]
+        alone = np.arange(len(first)), first  # where both are the same: one change
+        both, cost = gain[first, None] + gain, price[:, first, None] + price[:, None, :]
+        both[alone], cost[:, *alone] = gain[first], price[:, first]
         used = self.prices[:, range(problem.groups), here].sum(1)
         most = np.array([1.0 if cap else 0.0 for cap in problem.caps]) + 1e-9
-        fits = (used[:, None, None] + cost <= most[:, None, None]).all(0)
-        same = groups[:, None] == groups
-        same[alone, alone] = False
-        score = both / (cost.clip(min=0).sum(0) + 1 / problem.groups) if per_cost else both
-        score = np.where(fits & ~same & (both < 0), score, 0.0)
+        allowed = both < 0
+        for used_so_far, limit, kind in zip(used, most, cost, strict=True):
+            allowed &= kind <= limit - used_so_far
+        same = groups[first, None] == groups
+        same[alone] = False
+        allowed &= ~same
+        if per_cost:
+            both /= cost.clip(min=0).sum(0) + 1 / problem.groups
+        score = np.where(allowed, both, 0.0)
         while score.size and score.min() < 0:
             one, other = np.unravel_index(score.argmin(), score.shape)
-            changes = [(int(groups[i]), int(choices[i])) for i in sorted({one, other})]
+            changes = [(int(groups[i]), int(choices[i])) for i in sorted({first[one], other})]
             changed = state
             for change in changes:
                 changed = with_change(changed, change)
             if changed not in refused and problem.is_allowed(changed):
                 return changes
-            score[one, other] = score[other, one] = 0.0
+            score[one, other] = 0.0
         return None
 
 
