@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
@@ -133,7 +133,17 @@ def check_slices(found, chunks: list[Chunk], seed: int) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_random_chunks_are_transposed_in_order_under_random_stalls(shape):
-    config, lanes = configuration(shape), shape[2]
+    check_random_chunks(configuration(shape), shape[2])
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_a_narrow_machine_transposes_as_many_lanes_as_a_vector_has(side):
+    config = replace(configuration((side, side, side)), wide=False)
+    assert config.vector == side
+    check_random_chunks(config, side)
+
+
+def check_random_chunks(config: MachineConfig, lanes: int) -> None:
     for trial, (gap, stall) in enumerate([(0.0, 0.0), (0.0, 0.5), (0.3, 0.0), (0.3, 0.7)]):
         seed = SEED + trial
         generator = random.Random(seed)
@@ -179,6 +189,7 @@ def test_bitmap_walker_gives_every_set_bit_once_in_ascending_order(bits):
         ]:
             context.set(walker.load, 1)
             context.set(walker.bitmap, bitmap)
+            assert context.get(walker.following) == (bitmap & -bitmap).bit_length() - 1
             await context.tick()
             context.set(walker.load, 0)
             context.set(walker.bitmap, generator.getrandbits(bits))
@@ -190,8 +201,11 @@ def test_bitmap_walker_gives_every_set_bit_once_in_ascending_order(bits):
                     context.set(walker.step, 0)
                     await context.tick()  # nothing moves without a step
                     assert context.get(walker.index) == bit, f"{bitmap:#x}"
+                    assert context.get(walker.following) == bit, f"{bitmap:#x}"
                     context.set(walker.step, 1)
+                    following = context.get(walker.following)
                     await context.tick()
+                    assert context.get(walker.index) == following, f"{bitmap:#x}"
                 context.set(walker.step, 0)
 
     simulator = Simulator(walker)
