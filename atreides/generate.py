@@ -13,13 +13,8 @@ from rich.console import Console
 from atreides.compile import progress_of_stages
 from atreides.generate_float import is_file_of_model, show_text, tell
 from atreides.machine_options import machine_command
-from atreides.run_model import (
-    BACK_ENDS,
-    FAILURE,
-    NetworkOptions,
-    check_options,
-    open_device,
-)
+from atreides.run_model import FAILURE, open_device
+from atreides.run_options import BACK_ENDS, NetworkOptions, check_options
 from sim.machine_job import MachineFailed
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.compiler.compile import DEFAULT_MACHINE, compile_traced, trace_model

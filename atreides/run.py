@@ -139,7 +139,8 @@ def run(
     """
     build = None if bitstream is None else _build_of(bitstream)
     if program.is_dir():
-        from atreides.run_model import NetworkOptions, run_network
+        from atreides.run_model import run_network
+        from atreides.run_options import NetworkOptions
 
         _refuse(
             f"{program} is a network",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from atreides.machine_files import (
     FileMistake,
@@ -23,64 +20,23 @@ from atreides.machine_files import (
     write_array,
     write_text,
 )
+from atreides.run_options import BOARD, RTL, NetworkOptions, check_options
+from atreides.run_report import Finished, differences, report, show
 from sim.machine_job import MachineFailed
 from sim.machine_session import Stalls
 from sim.machine_trace import Trace
 from sim.runner import MissingSimulator, SimulationFailed
-from sw.compiler.cost import layer_macs
-from sw.link import BAUD
-from sw.registers import Counter
 from sw.runtime.artefact import Artefact, load
-from sw.runtime.check import Mismatch, compare_example, lockstep
-from sw.runtime.checksums import Boundary, checksum
+from sw.runtime.check import Mismatch, lockstep
+from sw.runtime.checksums import Boundary
 from sw.runtime.device import Device
 from sw.runtime.device_engine import DeviceFailed
 from sw.runtime.link import LinkFailed
 from sw.runtime.link_serial import open_board
 from sw.runtime.session import Session
 
-BOARD: Final = "board"
-RTL: Final = ("amaranth", "icarus", "verilator")
-BACK_ENDS: Final = ("tensor", "model", *RTL, BOARD)
 #: What a machine, a simulator or a comparison that fails ends with.
 FAILURE: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkOptions:
-    """How to run a network: see ``atreides run --help``."""
-
-    inputs: tuple[Path, ...] = ()
-    outputs: tuple[Path, ...] = ()
-    backend: str = "tensor"
-    check: str | None = None
-    report: Path | None = None
-    stalls: int | None = None
-    max_cycles: int = 1 << 40
-    trace: Path | None = None
-    trace_from: int = 0
-    trace_to: int = 1 << 62
-    port: str | None = None
-    baud: int = BAUD
-    build: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Finished:
-    """What a run left.
-
-    Parameters
-    ----------
-    outputs : tuple of array
-    layers : dict of str to list of int
-        Checksums of each layer, one per inference; empty unless they were watched.
-    session : Session
-        For its counters.
-    """
-
-    outputs: tuple[Any, ...]
-    layers: dict[str, list[int]]
-    session: Session
 
 
 def run_network(directory: Path, options: NetworkOptions, sizes: Mapping[str, Any]) -> None:
@@ -117,38 +73,20 @@ def run_network(directory: Path, options: NetworkOptions, sizes: Mapping[str, An
     except (DeviceFailed, LinkFailed, MissingSimulator, SimulationFailed, MachineFailed) as error:
         typer.echo(f"atreides: {error}", err=True)
         raise typer.Exit(FAILURE) from error
-    wrong = [] if options.inputs else _differences(artefact, finished)
+    wrong = [] if options.inputs else differences(artefact, finished)
     try:
         for path, output in zip(options.outputs, finished.outputs, strict=False):
             write_array(path, np.asarray(output))
         if options.report is not None:
-            content = _report(directory, artefact, options, finished, wrong)
+            content = report(directory, artefact, options, finished, wrong)
             write_text(options.report, json.dumps(content, indent=2) + "\n")
     except FileMistake as error:
         raise typer.BadParameter(str(error)) from error
-    _show(directory, artefact, options, finished)
+    show(directory, artefact, options, finished)
     for sentence in wrong:
         typer.echo(f"atreides: {sentence}", err=True)
     if wrong:
         raise typer.Exit(FAILURE)
-
-
-def check_options(options: NetworkOptions) -> None:
-    """Refuse what does not go together, as ValueError."""
-    for name in (options.backend, *([options.check] if options.check else [])):
-        if name not in BACK_ENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACK_ENDS)}, not {name!r}")
-    if options.check == options.backend:
-        raise ValueError(f"check must be another back end than {options.backend!r}")
-    if options.backend not in RTL:
-        given = {"stalls": options.stalls is not None, "trace": options.trace is not None}
-        for name in (name for name, there in given.items() if there):
-            raise ValueError(f"--{name} must have an RTL backend, not {options.backend!r}")
-    for name, value in (("port", options.port), ("bitstream", options.build)):
-        if value is not None and BOARD not in (options.backend, options.check):
-            raise ValueError(f"--{name} must have the backend board, not {options.backend!r}")
-    if options.trace is not None and options.backend != "verilator":
-        raise ValueError(f"--trace of a network must have verilator, not {options.backend!r}")
 
 
 @contextmanager
@@ -229,95 +167,3 @@ def _inputs(artefact: Artefact, options: NetworkOptions) -> list[Any]:
     if artefact.example is None:
         raise ValueError("input must be given: the network was compiled without an example")
     return list(artefact.example.inputs)
-
-
-def _differences(artefact: Artefact, finished: Finished) -> list[str]:
-    """What is not as it was when the example was compiled."""
-    assert artefact.example is not None
-    found = {name: checksums[0] for name, checksums in finished.layers.items()}
-    wrong = compare_example(artefact.example, found)
-    pairs = zip(artefact.example.outputs, finished.outputs, strict=True)
-    return wrong + [
-        f"output {index} must have checksum {want:08x}, not {checksum(output):08x}"
-        for index, (want, output) in enumerate(pairs)
-        if checksum(output) != want
-    ]
-
-
-def _programs(artefact: Artefact, finished: Finished) -> list[dict[str, Any]]:
-    plan = artefact.plan
-    macs = {name: layer_macs(layer, plan) for name, layer in plan.layers.items()}
-    cells = artefact.config.rows * artefact.config.columns
-    found = []
-    for layers, tally in finished.session.tallies.items():
-        needed = tally.runs * sum(macs.get(name, 0) for name in layers)
-        cycles = tally.counters[Counter.CYCLES]
-        found.append(
-            {
-                "layers": list(layers),
-                "runs": tally.runs,
-                "macs": needed,
-                "utilisation": needed / max(1, cells * cycles),
-                "counters": {c.name.lower(): n for c, n in tally.counters.items()},
-            }
-        )
-    return found
-
-
-def _report(
-    directory: Path,
-    artefact: Artefact,
-    options: NetworkOptions,
-    finished: Finished,
-    wrong: list[str],
-) -> dict[str, Any]:
-    return {
-        "network": directory.name,
-        "backend": options.backend,
-        "check": options.check,
-        "config": asdict(artefact.config),
-        "inputs": [path.name for path in options.inputs] or "example",
-        "outputs": [
-            {"shape": list(output.shape), "checksum": checksum(torch.as_tensor(output))}
-            for output in finished.outputs
-        ],
-        "programs": _programs(artefact, finished),
-        "checksums": finished.layers,
-        "differences": wrong,
-    }
-
-
-def _show(directory: Path, artefact: Artefact, options: NetworkOptions, finished: Finished) -> None:
-    console = Console()
-    programs = _programs(artefact, finished)
-    if programs:
-        table = Table(title=f"{directory.name} on {options.backend}")
-        table.add_column("layers", overflow="fold")
-        for column in ("runs", "cycles", "MACs", "busy"):
-            table.add_column(column, justify="right")
-        for row in programs:
-            counters = row["counters"]
-            table.add_row(
-                _named(row["layers"]),
-                f"{row['runs']:,}",
-                f"{counters['cycles']:,}",
-                f"{row['macs']:,}",
-                f"{row['utilisation']:.1%}",
-            )
-        console.print(table)
-    for name, output in zip(artefact.plan.graph.outputs, finished.outputs, strict=True):
-        shape = " x ".join(map(str, output.shape))
-        console.print(f"{name}: {shape}", highlight=False)
-    if programs and finished.layers:
-        console.print("Layers ran one by one, to be compared: together they take fewer cycles.")
-    count = sum(len(found) for found in finished.layers.values())
-    if options.check is not None:
-        console.print(f"{count} results of layers equal on {options.backend} and {options.check}")
-    elif not options.inputs and finished.layers:
-        console.print(f"{count} results of layers compared with the checksums of the example")
-
-
-def _named(layers: list[str]) -> str:
-    if len(layers) < 4:
-        return " + ".join(layers)
-    return f"{layers[0]} ... {layers[-1]} ({len(layers)} layers)"
