@@ -20,9 +20,9 @@ from amaranth.lib.wiring import In, Out, connect
 
 from hw.board_test import SILENCE_BITS, SelfTest
 from hw.boards import LED_MEANINGS
-from hw.link import ServedMachine
+from hw.linked_machine import ServedMachine
 from hw.pll import Clock
-from hw.uart import UartReceiver, UartTransmitter
+from hw.uart import join_line
 from sw.link import DEFAULT_PATIENCE, Greeting
 
 #: Seconds of reset after configuration: iCE40's block RAM is not readable at first.
@@ -40,7 +40,7 @@ class CheckedMachine(wiring.Component):
     requests, replies, silence_bits
         See SelfTest.
     target, patience
-        See hw.link.LinkedMachine.
+        See hw.linked_machine.LinkedMachine.
 
     Members
     -------
@@ -79,13 +79,9 @@ class CheckedMachine(wiring.Component):
         machine, test = self.machine, self.test
         m.submodules.test = test
         m.submodules.machine = ResetInserter(test.reset)(machine)
-        m.submodules.receiver = receiver = UartReceiver(self.divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        connect(m, receiver.o, test.line)
-        connect(m, test.to_line, transmitter.i)
+        join_line(m, self, self.divisor, test.line, test.to_line)
         connect(m, test.to_link, machine.i)
         connect(m, machine.o, test.link)
-        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
         m.d.comb += [getattr(self, name).eq(getattr(test, name)) for name in LED_MEANINGS]
         return m
 

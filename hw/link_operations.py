@@ -5,19 +5,20 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.controller import INSTRUCTION, STATUS
 from hw.host_port import host_layout, results_layout
+from hw.link_access import AccessSize, AccessWords
+from hw.link_program import ProgramEnd, ProgramWords
+from hw.link_results import ResultBytes
 from sw.config import MachineConfig
-from sw.isa import WORD_BITS
 from sw.link import (
     COUNTER_BYTES,
     OPERATION_BYTES,
     OPERATION_FIELDS,
-    PARAMETER_BYTES,
     ROW_FIELDS,
     TRAILER_BYTES,
     TRAILER_FIELDS,
@@ -26,13 +27,11 @@ from sw.link import (
     ReplyStatus,
     Sizes,
 )
-from sw.registers import COUNTER_BITS, ResultKind, Space
+from sw.registers import ResultKind, Space
 
 OPERATION_LAYOUT: Final = data.StructLayout(OPERATION_FIELDS)
 ROW_LAYOUT: Final = data.StructLayout(ROW_FIELDS)
 TRAILER_LAYOUT: Final = data.StructLayout(TRAILER_FIELDS)
-#: Cycles without a row after a program's end, by which the last one has come.
-QUIET_CYCLES: Final = 16
 
 
 class State(Enum):
@@ -109,15 +108,19 @@ class LinkOperations(wiring.Component):
         self._timer = Signal(32)
         self._index = Signal(range(max(OPERATION_BYTES, TRAILER_BYTES)))
         self._lane = Signal(range(self.config.columns + 1))
-        self._byte = Signal(range(max(self.sizes.exact, PARAMETER_BYTES, COUNTER_BYTES)))
-        self._size = Signal(range(self.config.columns + 1))  # words of this access
-        self._last_access = Signal()
-        self._data = Signal.like(self.host.payload.data)
-        self._report = Signal(TRAILER_LAYOUT)
-        limit = self._access_limit(m)
+        self._byte = Signal(range(max(self.sizes.exact, COUNTER_BYTES)))
+        self._later = Signal()  # not the first access
+        self._tiles = self._header.space == Space.TILES
+        m.submodules.access = self._access = AccessSize(self.config)
+        m.submodules.words = self._words = AccessWords(self.config)
+        m.submodules.bytes = self._bytes = ResultBytes(self.config)
+        m.submodules.program = self._program = ProgramWords()
+        m.submodules.end = self._program_end = ProgramEnd()
         m.d.comb += [
-            self._last_access.eq(self._header.count <= limit),
-            self._size.eq(Mux(self._last_access, self._header.count, limit)),
+            self._access.tiles.eq(self._tiles),
+            self._access.later.eq(self._later),
+            self._access.first.eq(self._header.first),
+            self._access.left.eq(self._header.count),
             self.busy.eq(state != State.IDLE),
         ]
         with m.If(self._timer != 0):
@@ -145,20 +148,6 @@ class LinkOperations(wiring.Component):
 
     def _end(self, m: Module, outcome: ReplyStatus) -> None:
         m.d.sync += [self._state.eq(State.IDLE), self.outcome.eq(outcome)]
-
-    def _access_limit(self, m: Module) -> Value:
-        """Words of an access, but for the last: the first of tiles may be short."""
-        self._tiles = self._header.space == Space.TILES
-        self._later = Signal()  # not the first access
-        first = Mux(self._header.first == 0, 1, self._header.first)
-        short = first < self.config.columns
-        found = Signal(range(self.config.columns + 1))
-        m.d.comb += found.eq(self.config.columns)
-        with m.If(~self._tiles):
-            m.d.comb += found.eq(1)
-        with m.Elif(~self._later & short):
-            m.d.comb += found.eq(first)
-        return found
 
     def _read_header(self, m: Module) -> None:
         m.d.comb += self.i.ready.eq(1)
@@ -189,7 +178,8 @@ class LinkOperations(wiring.Component):
             with m.Case(Operation.READ):
                 m.d.sync += state.eq(State.OFFER)
             with m.Case(Operation.CLEAR):
-                m.d.sync += [self._data.eq(0), state.eq(State.OFFER)]
+                m.d.comb += self._words.clear.eq(1)
+                m.d.sync += state.eq(State.OFFER)
             with m.Case(Operation.RUN):
                 m.d.sync += [self._timer.eq(header.address), state.eq(State.RUN)]
             with m.Case(Operation.RESET):
@@ -206,28 +196,22 @@ class LinkOperations(wiring.Component):
 
     def _fetch(self, m: Module) -> None:
         """The words of an access of WRITE, lane by lane."""
-        m.d.comb += self.i.ready.eq(1)
-        last = Signal()
-        m.d.comb += last.eq(self._byte == Mux(self._tiles, self.sizes.word, PARAMETER_BYTES) - 1)
-        target = self._data
+        words = self._words
+        m.d.comb += [
+            self.i.ready.eq(1),
+            words.tiles.eq(self._tiles),
+            words.lane.eq(self._lane),
+            words.byte.eq(self._byte),
+            words.value.eq(self.i.payload),
+        ]
         with m.If(self.end):
             self._end(m, ReplyStatus.MALFORMED)
         with m.Elif(self.i.valid):
+            m.d.comb += words.take.eq(1)
             m.d.sync += self._byte.eq(self._byte + 1)
-            with m.If(self._tiles), m.Switch(Cat(self._byte, self._lane)):
-                for lane in range(self.config.columns):
-                    for byte in range(self.sizes.word):
-                        low = lane * self.config.bits + 8 * byte
-                        end = min(low + 8, (lane + 1) * self.config.bits)
-                        with m.Case(byte | lane << len(self._byte)):
-                            m.d.sync += target[low:end].eq(self.i.payload)
-            with m.Else(), m.Switch(self._byte):
-                for byte in range(PARAMETER_BYTES):
-                    with m.Case(byte):
-                        m.d.sync += target[8 * byte : 8 * byte + 8].eq(self.i.payload)
-            with m.If(last):
+            with m.If(words.last_byte):
                 m.d.sync += [self._byte.eq(0), self._lane.eq(self._lane + 1)]
-                with m.If(self._lane + 1 == self._size):
+                with m.If(self._lane + 1 == self._access.size):
                     m.d.sync += [self._lane.eq(0), self._state.eq(State.OFFER)]
 
     def _offer(self, m: Module) -> None:
@@ -238,9 +222,9 @@ class LinkOperations(wiring.Component):
             host.valid.eq(1),
             host.payload.space.eq(header.space),
             host.payload.write.eq(~reads),
-            host.payload.count.eq(self._size - 1),
+            host.payload.count.eq(self._access.size - 1),
             host.payload.address.eq(header.address),
-            host.payload.data.eq(self._data),
+            host.payload.data.eq(self._words.data),
         ]
         with m.If(host.ready):
             m.d.sync += self._timer.eq(self.patience)
@@ -254,12 +238,12 @@ class LinkOperations(wiring.Component):
     def _next_access(self, m: Module) -> None:
         header = self._header
         m.d.sync += [
-            header.address.eq(header.address + self._size),
-            header.count.eq(header.count - self._size),
+            header.address.eq(header.address + self._access.size),
+            header.count.eq(header.count - self._access.size),
             self._later.eq(1),
             self._state.eq(State.OFFER),
         ]
-        with m.If(self._last_access):
+        with m.If(self._access.last):
             m.d.sync += self._state.eq(State.HEADER)
         with m.Elif(header.operation == Operation.WRITE):
             m.d.sync += self._state.eq(State.FETCH)
@@ -287,61 +271,43 @@ class LinkOperations(wiring.Component):
         m.d.sync += self._state.eq(State.LANES)
 
     def _lanes(self, m: Module) -> None:
-        """The lanes of a beat that count, each of whole bytes."""
-        beat, sizes = self.results.payload, self.sizes
-        lanes, last, word = Signal.like(self._lane), Signal.like(self._byte), Signal(COUNTER_BITS)
-        whole = beat.data.word_select(self._lane, self.config.result_bits)
-        if len(whole) > len(word):
-            word = Signal(len(whole))
-        m.d.comb += [word.eq(whole), lanes.eq(beat.count), last.eq(sizes.result - 1)]
-        with m.If(beat.kind == ResultKind.EXACT):
-            m.d.comb += last.eq(sizes.exact - 1)
-        with m.Elif(beat.kind == ResultKind.READ):
-            m.d.comb += last.eq(sizes.word - 1)
-            with m.If(~self._tiles):
-                m.d.comb += [word.eq(beat.data[:COUNTER_BITS]), lanes.eq(1)]
-                m.d.comb += last.eq(COUNTER_BYTES - 1)
+        """The lanes of a beat that count, byte by byte."""
+        found = self._bytes
+        m.d.comb += [
+            found.beat.eq(self.results.payload),
+            found.tiles.eq(self._tiles),
+            found.lane.eq(self._lane),
+            found.byte.eq(self._byte),
+        ]
         with m.If(self._state == State.LANES):
-            m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(word.word_select(self._byte, 8))]
+            m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(found.data)]
             m.d.sync += self._byte.eq(self._byte + 1)
-            with m.If(self._byte == last):
+            with m.If(found.last_byte):
                 m.d.sync += [self._byte.eq(0), self._lane.eq(self._lane + 1)]
-                with m.If(self._lane + 1 == lanes):
+                with m.If(found.last_lane):
                     m.d.comb += self.results.ready.eq(1)
                     m.d.sync += [self._lane.eq(0), self._state.eq(State.RUN)]
-                    with m.If(beat.kind == ResultKind.READ):
+                    with m.If(self.results.payload.kind == ResultKind.READ):
                         self._next_access(m)
 
     def _run(self, m: Module) -> None:
         """Words of a program to the machine, rows from it, and its status."""
-        header, beat, report = self._header, self.results, self._report
-        instruction, word, half = self.instructions, self.instructions.payload, Signal()
-        taken, fault, counter = Signal(16), Signal(4), Signal(32)
-        fresh, ended, quiet = Signal(init=1), Signal(), Signal(range(QUIET_CYCLES + 1))
+        header, beat, end, program = self._header, self.results, self._program_end, self._program
+        connect(m, flipped(self.status), end.status)
+        connect(m, program.o, flipped(self.instructions))
         m.d.comb += [
-            report.marker.eq(TRAILER_MARKER),
-            report.fault.eq(fault),
-            report.ended.eq(ended & (quiet == QUIET_CYCLES)),
-            report.taken.eq(taken),
-            report.counter.eq(counter),
-            self.status.ready.eq(1),
+            end.row.eq(beat.valid),
+            end.restart.eq(self.reset | program.first),
+            program.begin.eq(self._state == State.DISPATCH),
+            program.reset.eq(self.reset),
+            program.value.eq(self.i.payload),
+            program.last.eq(header.first[0] & (header.count == 1)),
         ]
-        with m.If(self.status.valid):
-            m.d.sync += [ended.eq(1), fault.eq(self.status.payload.fault)]
-            m.d.sync += counter.eq(self.status.payload.counter)
-        with m.If(~ended | beat.valid):
-            m.d.sync += quiet.eq(0)
-        with m.Elif(quiet != QUIET_CYCLES):
-            m.d.sync += quiet.eq(quiet + 1)
-        with m.If(instruction.valid & instruction.ready):
-            m.d.sync += instruction.valid.eq(0)
-        with m.If(self.reset):
-            m.d.sync += [instruction.valid.eq(0), fresh.eq(1), ended.eq(0), half.eq(0)]
-        with m.If(self._state == State.DISPATCH):
-            m.d.sync += [taken.eq(0), half.eq(0)]
+        with m.If(program.whole):
+            m.d.sync += header.count.eq(header.count - 1)
         with m.If(self._state == State.RUN):
             all_taken = header.count == 0
-            program_over = (quiet == QUIET_CYCLES) & ~instruction.valid
+            program_over = end.quiet & ~program.o.valid
             done = all_taken & (~header.first[0] | program_over)
             with m.If(beat.valid & (beat.payload.kind == ResultKind.READ)):
                 m.d.comb += beat.ready.eq(1)  # of a READ that gave up
@@ -351,25 +317,19 @@ class LinkOperations(wiring.Component):
                 m.d.sync += self._state.eq(State.TRAILER)
             with m.Elif(~all_taken & self.end):
                 self._end(m, ReplyStatus.MALFORMED)
-            with m.Elif(~all_taken & ~instruction.valid):
-                m.d.comb += self.i.ready.eq(1)
-                with m.If(self.i.valid):
-                    low, high = word.word[: WORD_BITS // 2], word.word[WORD_BITS // 2 :]
-                    m.d.sync += [half.eq(~half), low.eq(high), high.eq(self.i.payload)]
-                    with m.If(half):
-                        final = header.first[0] & (header.count == 1)
-                        m.d.sync += [
-                            instruction.valid.eq(1),
-                            word.last.eq(final),
-                            header.count.eq(header.count - 1),
-                            taken.eq(taken + 1),
-                            fresh.eq(final),
-                        ]
-                        with m.If(fresh):
-                            m.d.sync += ended.eq(0)
+            with m.Elif(~all_taken & ~program.o.valid):
+                m.d.comb += [self.i.ready.eq(1), program.take.eq(self.i.valid)]
 
     def _trailer(self, m: Module) -> None:
-        whole = self._report.as_value()
+        report, end = Signal(TRAILER_LAYOUT), self._program_end
+        whole = report.as_value()
+        m.d.comb += [
+            report.marker.eq(TRAILER_MARKER),
+            report.fault.eq(end.fault),
+            report.ended.eq(end.ended & end.quiet),
+            report.taken.eq(self._program.taken),
+            report.counter.eq(end.counter),
+        ]
         m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(whole.word_select(self._index, 8))]
         m.d.sync += self._index.eq(self._index + 1)
         with m.If(self._index == TRAILER_BYTES - 1):

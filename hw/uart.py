@@ -7,7 +7,7 @@ from typing import Final
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 #: Least cycles per bit: three samples, and one more to tell them from their neighbours'.
 LEAST_DIVISOR: Final = 4
@@ -126,3 +126,27 @@ class UartTransmitter(wiring.Component):
                 timer.eq(self.divisor - 1),
             ]
         return m
+
+
+def join_line(
+    m: Module, line: wiring.PureInterface, divisor: int, received: object, sent: object
+) -> None:
+    """Put a receiver and a transmitter between a line and two streams of bytes.
+
+    Parameters
+    ----------
+    m : Module
+        Gets them as submodules ``receiver`` and ``transmitter``.
+    line : component
+        With ``rx`` and ``tx``.
+    divisor : int
+        Cycles per bit.
+    received : In(stream of 8)
+        Never waits.
+    sent : Out(stream of 8)
+    """
+    m.submodules.receiver = receiver = UartReceiver(divisor)
+    m.submodules.transmitter = transmitter = UartTransmitter(divisor)
+    connect(m, receiver.o, received)
+    connect(m, sent, transmitter.i)
+    m.d.comb += [receiver.rx.eq(line.rx), line.tx.eq(transmitter.tx)]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import subprocess
-import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from amaranth.lib import wiring
 
 from hw.emit import emit
-from hw.link import LinkedMachine
+from hw.linked_machine import LinkedMachine
 from hw.multiplier import AUTO, OPERATOR
 from sim import machine_verilator
 from sim.machine_design import TOP, Design
 from sim.machine_ports import Ports
-from sim.runner import SimulationFailed, end_group
+from sim.verilated_driver import VerilatedDriver
 from sw.config import MachineConfig
 from sw.link import DEFAULT_LIMIT, DEFAULT_PATIENCE, identity
 from sw.runtime.link import BytePort
@@ -27,11 +24,10 @@ DRIVER: Final = Path(__file__).with_name("link_driver.cpp")
 #: Of the simulated clock, in Hz; a bit of the line takes the fewest cycles there can be.
 CLOCK: Final = 1_000_000
 DIVISOR: Final = 4
-_END: Final = 20.0
 
 
 class SimulatedPort:
-    """The line of a :class:`hw.link.LinkedMachine` that runs in Verilator.
+    """The line of a :class:`hw.linked_machine.LinkedMachine` that runs in Verilator.
 
     Time is the simulated clock's: it passes while somebody reads.
 
@@ -68,52 +64,24 @@ class SimulatedPort:
             sizes = {"limit": limit, "patience": patience}
             top = LinkedMachine(config, divisor, clock=CLOCK, build=identity(config), **sizes)
         design = Design(emit(top, TOP), Ports(None, {}))  # type: ignore[arg-type]
-        self.process = subprocess.Popen(
-            [str(machine_verilator.build(design, driver=DRIVER))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._finalizer = weakref.finalize(self, end_group, self.process)
-        self._send(divisor.to_bytes(8, "little"))
+        self._driver = VerilatedDriver([str(machine_verilator.build(design, driver=DRIVER))])
+        self._driver.send(divisor.to_bytes(8, "little"))
 
     def write(self, content: bytes) -> None:
         """Send bytes, as soon as time passes."""
-        self._send(len(content).to_bytes(8, "little") + content + bytes(8))
+        self._driver.send(len(content).to_bytes(8, "little"), content, bytes(8))
 
     def read(self, seconds: float) -> bytes:
         """What comes until the line is silent; b"" after some simulated seconds of silence."""
         silence = max(1, int(seconds * CLOCK))
-        self._send(bytes(8) + silence.to_bytes(8, "little"))
-        head = self._receive(16)
+        self._driver.send(bytes(8), silence.to_bytes(8, "little"))
+        head = self._driver.receive(16)
         self.cycles = int.from_bytes(head[:8], "little")
-        return self._receive(int.from_bytes(head[8:], "little"))
+        return self._driver.receive(int.from_bytes(head[8:], "little"))
 
     def close(self) -> None:
         """End the simulator."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            _pipe(self.process.stdin).close()
-            self.process.wait(_END)
-        self._finalizer()
-
-    def _send(self, content: bytes) -> None:
-        try:
-            _pipe(self.process.stdin).write(content)
-            _pipe(self.process.stdin).flush()
-        except OSError:
-            self._died()
-
-    def _receive(self, count: int) -> bytes:
-        found = _pipe(self.process.stdout).read(count)
-        if len(found) < count:
-            self._died()
-        return found
-
-    def _died(self) -> None:
-        status = self.process.wait(_END)
-        said = _pipe(self.process.stderr).read().decode(errors="replace").strip()
-        raise SimulationFailed(f"the verilated model died: {said or f'exit status {status}'}")
+        self._driver.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +155,3 @@ class FaultyPort:
         happens = self._random.random() < getattr(self.faults, name)
         self.done[name] += happens
         return happens
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream

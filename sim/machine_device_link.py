@@ -13,7 +13,7 @@ import threading
 import weakref
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from amaranth.hdl import ClockDomain, Module
@@ -29,13 +29,11 @@ from sim.machine_ports import SINKS, Ports
 from sim.machine_session import Phase, Stalls
 from sim.machine_trace import Trace, write_views
 from sim.runner import SimulationFailed, compile_design, end_group, log_tail, start_tests
+from sim.verilated_driver import END, VerilatedDriver
 from sw.config import MachineConfig
 
-#: The driver's exit status where the machine did wrong.
-_MACHINE_FAILED: Final = 3
-#: Seconds in which a simulator must have started, and in which it must have ended.
+#: Seconds in which a simulator must have started.
 _START: Final = 60.0
-_END: Final = 20.0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,24 +100,18 @@ class VerilatorLink:
         if trace is not None:
             self._scratch = trace.path.with_name(f".{os.getpid()}.{trace.path.name}")
             command += [str(self._scratch), str(trace.first), str(trace.end)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._finalizer = weakref.finalize(self, end_group, self.process)
+        self._driver = VerilatedDriver(command)
+        self.process = self._driver.process
         self._send([machine_verilator.header(self.ports, stalls, limit)])
 
     def exchange(self, phases: list[BytePhase]) -> Answer:
         try:
             self._send(self._block(phases))
-            (size,) = np.frombuffer(self._receive(8), "<u8")
-            content = self._receive(int(size))
+            (size,) = np.frombuffer(self._driver.receive(8), "<u8")
+            content = self._driver.receive(int(size))
         except BaseException:
             self._clean = False
-            self._finalizer()
+            self._driver.kill()
             raise
         return self._answer(content)
 
@@ -133,28 +125,7 @@ class VerilatorLink:
         return parts
 
     def _send(self, parts: list[bytes]) -> None:
-        stream = _pipe(self.process.stdin)
-        try:
-            stream.write(np.array([sum(map(len, parts))], "<u8").tobytes())
-            for part in parts:
-                stream.write(part)
-            stream.flush()
-        except OSError:
-            self._died()
-
-    def _receive(self, count: int) -> bytes:
-        found = _pipe(self.process.stdout).read(count)
-        if len(found) < count:
-            self._died()
-        return found
-
-    def _died(self) -> None:
-        """Tell why the driver has closed its streams."""
-        status = self.process.wait(_END)
-        said = _pipe(self.process.stderr).read().decode(errors="replace").strip()
-        if status == _MACHINE_FAILED:
-            raise MachineFailed(said)
-        raise SimulationFailed(f"the verilated model died: {said or f'exit status {status}'}")
+        self._driver.send(np.array([sum(map(len, parts))], "<u8").tobytes(), *parts)
 
     def _answer(self, content: bytes) -> Answer:
         numbers = np.frombuffer(content, "<u8", 3).tolist()
@@ -168,10 +139,7 @@ class VerilatorLink:
         return Answer(found[0], found[1], self.cycles)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            _pipe(self.process.stdin).close()  # the end of the input ends the driver
-            self.process.wait(_END)
-        self._finalizer()
+        self._driver.end()
         if self.trace is None:
             return
         if not self._clean:
@@ -258,7 +226,7 @@ class CocotbLink:
                 self._stream.close()
         if hasattr(self, "process"):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_END)
+                self.process.wait(END)
             self._finalizer()
         self._folder.cleanup()
 
@@ -307,7 +275,7 @@ class AmaranthLink:
     def close(self) -> None:
         self._ended.set()
         self._asked.put(None)
-        self._thread.join(_END)
+        self._thread.join(END)
 
 
 def _answer(ports: Ports, content: dict[str, object]) -> Answer:
@@ -326,8 +294,3 @@ def _integers(payloads: Payloads) -> list[int]:
 def _bytes(values: list[int], size: int) -> Payloads:
     joined = b"".join(value.to_bytes(size, "little") for value in values)
     return np.frombuffer(joined, np.uint8).reshape(len(values), size)
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
