@@ -16,7 +16,7 @@ from sw.config import MAX_SIDE, MachineConfig
 #: Share of the look-up tables that :func:`largest` fills: a fuller device may not be routed.
 FILL: Final = 0.95
 #: Share of an estimate below which :func:`largest` looks no closer.
-SLACK: Final = 0.9
+SLACK: Final = 0.97
 #: How long the longer side of :func:`largest` may be, compared with the shorter one.
 ASPECT: Final = 2
 #: Slots that the nearest machine may have fewer of, before nothing is said to fit.
@@ -188,18 +188,22 @@ def largest(
     MachineConfig or None
         None if not even 1 x 1 fits.
     """
-    estimate = Estimate(config, board.device.family)
+    device = board.device
+    estimate = Estimate(config, device.family)
     for candidate in _shapes(config, limit):
-        if estimate.may_fit(board.device, candidate) and _fits(board.device, candidate):
-            return candidate
+        if estimate.may_fit(device, candidate):
+            taken = need(candidate, device.family)
+            if not excesses(device, taken, FILL):
+                return candidate
+            estimate.correct(candidate, taken)
     return None
 
 
 class Estimate:
     """What machines that differ in their arrays take, roughly and at once.
 
-    A measured polynomial, set right by the true figures of one small array: it serves to leave out
-    what is much too large.
+    A measured polynomial, set right by the true figures of one small array, and then of those that
+    turn out not to fit: it serves to leave out what is too large without a closer look.
 
     Parameters
     ----------
@@ -213,8 +217,12 @@ class Estimate:
         self.known = family_table(family)["estimate"]
         side = min(_ANCHOR, config.max_terms)
         anchor = replace(config, rows=side, columns=side)
-        true, told = need(anchor, family), self._told(anchor)
-        self.luts, self.blocks = true.luts - told[0], true.block_rams - told[1]
+        self.correct(anchor, need(anchor, family))
+
+    def correct(self, config: MachineConfig, taken: Need) -> None:
+        """Set the estimate right by what a machine, the nearer the better, truly takes."""
+        luts, blocks = self._told(config)
+        self.luts, self.blocks = taken.luts - luts, taken.block_rams - blocks
 
     def may_fit(self, device: Device, config: MachineConfig) -> bool:
         """Whether a closer look is worth its second."""

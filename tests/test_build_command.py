@@ -168,7 +168,7 @@ def test_what_certainly_does_not_fit_is_refused_before_synthesis(made, monkeypat
 
     monkeypatch.setattr(board_flow, "synthesise", synthesise)
     monkeypatch.setattr(fit_search, "need", need)
-    any_array = SimpleNamespace(may_fit=lambda *_: True)
+    any_array = SimpleNamespace(may_fit=lambda *_: True, correct=lambda *_: None)
     monkeypatch.setattr(fit_search, "Estimate", lambda *_: any_array)
     words = ["build", "--board", "ulx3s-12f", "-o", made, "--bits", "3", "--frequency", "40"]
     words += ["--rows", "2", "--columns", "2"]
