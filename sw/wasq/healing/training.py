@@ -20,6 +20,7 @@ from sw.wasq.healing.layers import HealingLayer, finish_healing_, whole
 from sw.wasq.healing.options import Healed, HealingError
 from sw.wasq.healing.task import Task, calibration, fingerprint
 from sw.wasq.healing.teacher import Likeliest, Model, frozen_copy, loss_of
+from sw.wasq.healing.trained import changing, choose, is_sharded
 from sw.wasq.healing.world import shard_
 
 
@@ -30,7 +31,7 @@ def teacher_of(task: Task) -> Model | Likeliest | None:
     model = frozen_copy(task.model) if task.teacher is None else task.teacher
     if task.options.top_k is not None:
         return Likeliest.of(model, task.samples, task.options, task.device)
-    if isinstance(model, nn.Module) and _is_sharded(task):
+    if isinstance(model, nn.Module) and is_sharded(task):
         shard_(model)
     return model
 
@@ -64,16 +65,16 @@ class Training:
             )
         task.model.eval()
         self._asked = {n: p.requires_grad for n, p in task.model.named_parameters()}
-        names = _choose(task.model, layers, task.options.trained)
-        if _is_sharded(task):
+        names = choose(task.model, layers, task.options.trained)
+        if is_sharded(task):
             shard_(task.model)
             for layer in layers:
                 layer.spread()
         self.trained = {n: p for n, p in task.model.named_parameters() if n in names}
         self.forward: nn.Module = task.model
         self._in_order = task.world.size > 1 and task.options.deterministic
-        self._in_order = self._in_order and not _is_sharded(task)
-        if task.world.size > 1 and not self._in_order and not _is_sharded(task):
+        self._in_order = self._in_order and not is_sharded(task)
+        if task.world.size > 1 and not self._in_order and not is_sharded(task):
             self.forward = DistributedDataParallel(task.model, forward_sync_buffers=False)
         self.optimizer = torch.optim.AdamW(
             list(self.trained.values()) or [nn.Parameter(torch.zeros(()))],
@@ -144,7 +145,7 @@ class Training:
         own = {f"{layer.name}.weight" for layer in self.layers}
         others = {n: whole(p).clone() for n, p in self.trained.items() if n not in own}
         total = sum(layer.shape.numel() for layer in self.layers)
-        changed = sum(_changing(layer) for layer in self.layers)
+        changed = sum(changing(layer) for layer in self.layers)
         inputs = calibration(self.task)
         size = self.options.size_of_pass
         words = finish_healing_(
@@ -250,7 +251,7 @@ class Training:
         is_averaged = self.world.size > 1 and not self._in_order
         if isinstance(self.forward, DistributedDataParallel):
             self.forward.require_backward_grad_sync = is_last
-        elif _is_sharded(task):
+        elif is_sharded(task):
             self.forward.set_requires_gradient_sync(is_last)  # type: ignore[operator]
         narrow = options.precision == "bfloat16"
         with torch.autocast(task.device.type, torch.bfloat16, enabled=narrow):
@@ -313,33 +314,6 @@ def start(task: Task, layers: tuple[HealingLayer, ...], teacher: Any, origin: st
 def origin_of(task: Task) -> str:
     """The float model's fingerprint, taken before it is changed."""
     return fingerprint(task.model, task.weights)
-
-
-def _choose(model: nn.Module, layers: tuple[HealingLayer, ...], trained: str) -> set[str]:
-    """Names of the parameters that are trained; no other asks for a gradient."""
-    own = {f"{n}.{p}" for n, m in model.named_modules() if m in layers for p in ("weight", "bias")}
-    norms = {
-        f"{n}.{p}"
-        for n, m in model.named_modules()
-        if "norm" in type(m).__name__.lower()
-        for p, _ in m.named_parameters(recurse=False)
-    }
-    names = set()
-    for name, parameter in model.named_parameters():
-        wanted = trained == "all" or name in own or (trained == "norms" and name in norms)
-        wanted = wanted and (name not in own or parameter.requires_grad)
-        parameter.requires_grad_(wanted)
-        if wanted:
-            names.add(name)
-    return names
-
-
-def _changing(layer: HealingLayer) -> int:
-    return layer.shape.numel() if layer.mask is None else int(whole(layer.mask).sum())
-
-
-def _is_sharded(task: Task) -> bool:
-    return task.world.size > 1 and task.options.sharding == "sharded"
 
 
 def _brief(value: object) -> str:
