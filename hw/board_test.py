@@ -27,11 +27,13 @@ class State(Enum):
     """What the test does."""
 
     FETCH = 0
-    PLAY = 1
-    LISTEN = 2
-    CHECKSUM = 3
-    JUDGE = 4
-    OPEN = 5
+    HOLD = 1
+    PLAY = 2
+    LISTEN = 3
+    CHECKSUM = 4
+    JUDGE = 5
+    RESET = 6
+    OPEN = 7
 
 
 class SelfTest(wiring.Component):
@@ -41,7 +43,7 @@ class SelfTest(wiring.Component):
     Whatever the result, link and machine are reset and the line is opened; until then what comes
     from it is lost, and it stays idle.
 
-    A byte of a request takes 2 cycles, one of a reply 9.
+    A byte of a request takes 3 cycles, one of a reply 9.
 
     Parameters
     ----------
@@ -92,6 +94,7 @@ class SelfTest(wiring.Component):
         self._state = state = Signal(State)
         self._checksum = Signal(32, init=_ONES)
         self._late = Signal()
+        self._byte = Signal(8)  # of a request: block RAM is late in its cycle
         self._within = Signal()  # a frame, sent or received
         self._position = Signal(range(len(self.content) + 1))
         m.d.comb += [
@@ -99,16 +102,21 @@ class SelfTest(wiring.Component):
             self.to_link.payload.eq(self.line.payload),
             self.to_line.payload.eq(self.link.payload),
         ]
+        m.d.sync += self.reset.eq(0)
         with m.Switch(state):
             with m.Case(State.FETCH):
-                m.d.sync += [self._position.eq(self._position + 1), state.eq(State.PLAY)]
+                m.d.sync += [self._position.eq(self._position + 1), state.eq(State.HOLD)]
+            with m.Case(State.HOLD):
+                m.d.sync += [self._byte.eq(self._stored.data), state.eq(State.PLAY)]
             with m.Case(State.PLAY):
                 self._play(m)
             with m.Case(State.JUDGE):
                 right = (self._checksum == self.checksum ^ _ONES) & ~self._late
-                m.d.comb += self.reset.eq(1)
+                m.d.sync += self.reset.eq(1)
                 m.d.sync += [self.passed.eq(right), self.failed.eq(~right)]
-                m.d.sync += [self.running.eq(0), state.eq(State.OPEN)]
+                m.d.sync += [self.running.eq(0), state.eq(State.RESET)]
+            with m.Case(State.RESET):
+                m.d.sync += state.eq(State.OPEN)
             with m.Case(State.OPEN):
                 m.d.comb += [
                     self.to_link.valid.eq(self.line.valid),
@@ -120,7 +128,7 @@ class SelfTest(wiring.Component):
 
     def _play(self, m: Module) -> None:
         """Send the fetched byte; after a frame's second flag, listen."""
-        byte = self._stored.data
+        byte = self._byte
         flag = byte == FLAG
         m.d.comb += [self.to_link.valid.eq(1), self.to_link.payload.eq(byte)]
         m.d.sync += self._within.eq(self._within ^ flag)

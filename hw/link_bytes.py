@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 
 class ByteReader(wiring.Component):
-    """The first bytes of a memory as a stream, one in two cycles.
+    """The first bytes of a memory as a stream, one in three cycles.
 
     Parameters
     ----------
@@ -45,18 +45,19 @@ class ByteReader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         position = Signal(range(self.limit + 1))
+        read = Signal()
         m.d.comb += [
             self.end.eq(position == self.length),
             self.read.addr.eq(position),
-            self.read.en.eq(~self.o.valid),
-            self.o.payload.eq(self.read.data),
+            self.read.en.eq(~read),
         ]
         with m.If(self.start):
-            m.d.sync += [position.eq(0), self.o.valid.eq(0)]
-        with m.Elif(~self.o.valid):
-            m.d.sync += self.o.valid.eq(~self.end)
+            m.d.sync += [position.eq(0), read.eq(0), self.o.valid.eq(0)]
+        with m.Elif(~self.o.valid):  # block RAM is late in its cycle
+            m.d.sync += [read.eq(~self.end), self.o.valid.eq(read & ~self.end)]
+            m.d.sync += self.o.payload.eq(self.read.data)
         with m.Elif(self.o.ready):
-            m.d.sync += [position.eq(position + 1), self.o.valid.eq(0)]
+            m.d.sync += [position.eq(position + 1), read.eq(0), self.o.valid.eq(0)]
         return m
 
 

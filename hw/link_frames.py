@@ -70,8 +70,9 @@ class FrameReceiver(wiring.Component):
             self.write.addr.eq(index - REQUEST_BYTES),
             self.write.data.eq(byte),
             self.write.en.eq(plain & (index >= REQUEST_BYTES)),
-            self.length.eq(index - (REQUEST_BYTES + CRC_BYTES)),
         ]
+        # The index has its last value long before the closing flag.
+        m.d.sync += self.length.eq(index - (REQUEST_BYTES + CRC_BYTES))
         with m.If(self.ready):
             m.d.sync += self.valid.eq(0)
         with m.If(self.i.valid & receiving):
@@ -107,7 +108,7 @@ class Part(Enum):
 class FrameSender(wiring.Component):
     """Sends a reply from a memory: flag, header, payload, checksum, flag.
 
-    One byte per cycle at best, two where the payload is read or a byte is escaped.
+    One byte in three cycles at best, one more where it is escaped.
 
     Parameters
     ----------
@@ -146,7 +147,8 @@ class FrameSender(wiring.Component):
         m = Module()
         m.submodules.crc = crc = CRC32_ISO_HDLC(8).create()
         part, index = Signal(Part), Signal(range(max(self.limit, REPLY_BYTES, CRC_BYTES) + 1))
-        byte, sends, taken, fetched, escaped = Signal(8), Signal(), Signal(), Signal(), Signal()
+        source, byte, taken, escaped = Signal(8), Signal(8), Signal(), Signal()
+        read, sends = Signal(), Signal()  # the byte is read, then it is in its register
         flagged = (part == Part.OPEN) | (part == Part.CLOSE)
         special = ~flagged & ((byte == FLAG) | (byte == ESCAPE))
         header = Cat(self.kind, self.sequence, self.status)
@@ -154,7 +156,7 @@ class FrameSender(wiring.Component):
         m.d.comb += [
             self.busy.eq(part != Part.IDLE),
             self.read.addr.eq(index),
-            self.read.en.eq((part == Part.PAYLOAD) & ~fetched),
+            self.read.en.eq(~read),
             self.o.valid.eq(sends),
             self.o.payload.eq(byte),
             # a special byte is taken with its second half
@@ -169,23 +171,24 @@ class FrameSender(wiring.Component):
                 m.d.comb += self.o.payload.eq(ESCAPE)
         with m.If(sends & self.o.ready):
             m.d.sync += escaped.eq(special & ~escaped)
-        m.d.sync += fetched.eq((part == Part.PAYLOAD) & ~taken)
-        m.d.comb += [sends.eq(self.busy), last.eq(1), byte.eq(FLAG)]
+        reads = self.busy & ~taken
+        m.d.sync += [read.eq(reads), sends.eq(reads & read), byte.eq(source)]
+        m.d.comb += [last.eq(1), source.eq(FLAG)]
         following = Signal(Part)
         m.d.comb += following.eq(part + 1)
         with m.Switch(part):
             with m.Case(Part.IDLE):
                 m.d.comb += [taken.eq(self.start), following.eq(Part.OPEN)]
             with m.Case(Part.HEADER):
-                m.d.comb += byte.eq(header.word_select(index[:2], 8))
+                m.d.comb += source.eq(header.word_select(index[:2], 8))
                 m.d.comb += last.eq(index == REPLY_BYTES - 1)
                 with m.If(self.length == 0):
                     m.d.comb += following.eq(Part.CHECKSUM)
             with m.Case(Part.PAYLOAD):
-                m.d.comb += [byte.eq(self.read.data), sends.eq(fetched)]
+                m.d.comb += source.eq(self.read.data)
                 m.d.comb += last.eq(index + 1 == self.length)
             with m.Case(Part.CHECKSUM):
-                m.d.comb += byte.eq(crc.crc.word_select(index[:2], 8))
+                m.d.comb += source.eq(crc.crc.word_select(index[:2], 8))
                 m.d.comb += last.eq(index == CRC_BYTES - 1)
             with m.Case(Part.CLOSE):
                 m.d.comb += following.eq(Part.IDLE)

@@ -134,7 +134,7 @@ def test_a_sender_sends_what_the_host_finds_whatever_the_line_does(seed: int) ->
 
 
 @pytest.mark.parametrize("length", [0, 1, 5])
-def test_a_reader_gives_a_byte_every_second_cycle_and_starts_anew(length: int) -> None:
+def test_a_reader_gives_a_byte_every_third_cycle_and_starts_anew(length: int) -> None:
     stored = bytes(range(40, 40 + LIMIT))
     unit = ByteReader(LIMIT, LIMIT)
     m, _ = with_memory(unit, LIMIT, stored)
@@ -153,7 +153,7 @@ def test_a_reader_gives_a_byte_every_second_cycle_and_starts_anew(length: int) -
                 await context.tick()
                 cycles += 1
             assert bytes(found) == stored[:length]
-            assert cycles == 2 * length
+            assert cycles == 3 * length
 
     simulate(m, testbench)
 
