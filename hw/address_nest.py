@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -30,6 +30,8 @@ class AddressNest(wiring.Component):
         A loop goes on; it may come late in the cycle.
     loop : In(levels)
         At most one bit: the loop that goes on, if one does.
+    moves : In(levels)
+        Bit l: loop l or one around it goes on. Anything if none does: the addresses are then lost.
     address : Out(bits)
     """
 
@@ -42,6 +44,7 @@ class AddressNest(wiring.Component):
                 "strides": In(data.ArrayLayout(bits, levels)),
                 "step": In(1),
                 "loop": In(levels),
+                "moves": In(levels),
                 "address": Out(bits),
             }
         )
@@ -50,14 +53,16 @@ class AddressNest(wiring.Component):
         m = Module()
         bits = len(self.address)
         stands = [Signal(bits, name=f"level_{level}") for level in range(self.levels)]
-        augend, stride, total = (Signal(bits, name=n) for n in ("augend", "stride", "total"))
-        m.d.comb += [total.eq(augend + stride), self.address.eq(stands[-1])]
-        for level in range(self.levels):  # without the step: the sum does not wait for it
-            with m.If(self.loop[level]):
-                m.d.comb += [augend.eq(stands[level]), stride.eq(self.strides[level])]
+        # All sums side by side: they do not wait for what says which of them is taken.
+        total: Value = Const(0, bits)
+        for level, stand in enumerate(stands):
+            moved = Signal(bits, name=f"moved_{level}")
+            m.d.comb += moved.eq(stand + self.strides[level])
+            total |= moved & self.loop[level].replicate(bits)
+        m.d.comb += self.address.eq(stands[-1])
         for level, stand in enumerate(stands):
             with m.If(self.load):
                 m.d.sync += stand.eq(self.base)
-            with m.Elif(self.step & self.loop[: level + 1].any()):
+            with m.Elif(self.step & self.moves[level]):
                 m.d.sync += stand.eq(total)
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,25 +42,33 @@ class BitmapWalker(wiring.Component):
                 "step": In(1),
                 "index": Out(range(bits)),
                 "following": Out(range(bits)),
-                "last": Out(1),
+                "last": Out(1, init=1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         left = Signal(self.bits)  # after the current bit
-        source, rest = Signal(self.bits), Signal(self.bits)
-        lowest = Signal(range(self.bits))
-        m.d.comb += [
-            source.eq(Mux(self.load, self.bitmap, left)),
-            rest.eq(source & (source - 1)),
-            self.last.eq(~left.any()),
-        ]
-        for bit in reversed(range(self.bits)):
-            with m.If(source[bit]):
-                m.d.comb += lowest.eq(bit)
+        given_index, given_rest = self._next(m, "given", self.bitmap)
+        left_index, left_rest = self._next(m, "left", left)
+        # Both are found before it is known which is taken: load and step come late.
         m.d.comb += self.following.eq(self.index)
-        with m.If(self.load | self.step):
-            m.d.comb += self.following.eq(lowest)
-            m.d.sync += [self.index.eq(lowest), left.eq(rest)]
+        with m.If(self.load):
+            m.d.comb += self.following.eq(given_index)
+            m.d.sync += [self.index.eq(given_index), left.eq(given_rest)]
+            m.d.sync += self.last.eq(~given_rest.any())
+        with m.Elif(self.step):
+            m.d.comb += self.following.eq(left_index)
+            m.d.sync += [self.index.eq(left_index), left.eq(left_rest)]
+            m.d.sync += self.last.eq(~left_rest.any())
         return m
+
+    def _next(self, m: Module, name: str, bits: Value) -> tuple[Signal, Signal]:
+        """The number of the lowest set bit, and the others."""
+        index = Signal(range(self.bits), name=f"{name}_index")
+        rest = Signal(self.bits, name=f"{name}_rest")
+        m.d.comb += rest.eq(bits & (bits - 1))
+        for bit in reversed(range(self.bits)):
+            with m.If(bits[bit]):
+                m.d.comb += index.eq(bit)
+        return index, rest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,8 +11,8 @@ from sw.config import MachineConfig
 
 
 def looked_layout(config: MachineConfig) -> data.StructLayout:
-    """A walked chunk, and which of its slices (of all V) are all zero."""
-    return data.StructLayout({"chunk": walked_layout(config), "zero": config.vector})
+    """A walked chunk, which of its slices are wanted, and whether one is (``found``)."""
+    return data.StructLayout({"chunk": walked_layout(config), "bitmap": config.vector, "found": 1})
 
 
 def kept_layout(config: MachineConfig) -> data.StructLayout:
@@ -46,7 +46,7 @@ class ChunkFilter(wiring.Component):
     Members
     -------
     skip : In(1)
-        Whether slices of zeros are left out; constant while there are chunks.
+        Whether slices of zeros are not wanted; constant while there are chunks.
     i : In(stream of looked_layout(config))
     o : Out(stream of kept_layout(config))
         ``valid`` depends on ``i`` in the same cycle, and ``i.ready`` on ``o.ready``.
@@ -74,14 +74,10 @@ class ChunkFilter(wiring.Component):
         held = Signal(kept_layout(self.config))
         known = Signal()  # whether held.last is settled
         started = Signal()  # whether the tile at ``i`` has kept a chunk before
-        bitmap = Signal(vector)
-        found = Signal()  # a slice that is not zero
+        bitmap, found = self.i.payload.bitmap, self.i.payload.found
         keep = Signal()
         take, leave = Signal(), Signal()
-        inside = Cat(chunk.length > k for k in range(vector))
         m.d.comb += [
-            bitmap.eq(inside & ~(self.i.payload.zero & self.skip.replicate(vector))),
-            found.eq(bitmap.any()),
             keep.eq(found | (chunk.end & ~started)),
             self.o.valid.eq(self.busy & (known | (self.i.valid & (found | chunk.end)))),
             self.o.payload.eq(held),

@@ -155,7 +155,7 @@ class ChunkReader(wiring.Component):
     def _issue(self, m: Module, step: data.View, held: Signal, accept: Signal) -> None:
         """The step of this cycle, if one can be issued."""
         mode, bitmap = self._chunk["mode"], self._bitmap
-        lane, is_first = Signal(len(step.lane)), Signal()
+        lane, is_first, is_last = Signal(len(step.lane)), Signal(), Signal()
         direct = mode != FeedMode.LANES
         m.d.comb += [
             step.enable.eq(held & Mux(direct, self.place, self.room | ~is_first)),
@@ -163,16 +163,17 @@ class ChunkReader(wiring.Component):
             step.first.eq(self.record.first & is_first),
             step.last.eq(self.record.last & bitmap.last),
             step.lane.eq(lane),
-            step.close.eq(Mux(direct, bitmap.last, lane + 1 == self._chunk["lanes"])),
+            step.close.eq(Mux(direct, bitmap.last, is_last)),
             self.slice.eq(step.enable & direct),
             self.start.eq(step.enable & ~direct & is_first),
         ]
         if self.side == "b":
             m.d.comb += step.identity.eq(mode == FeedMode.IDENTITY)
         with m.If(step.enable):
-            m.d.sync += [is_first.eq(0), lane.eq(lane + 1)]
+            m.d.sync += [is_first.eq(0), is_last.eq(lane + 2 == self._chunk["lanes"])]
+            m.d.sync += lane.eq(lane + 1)
         with m.If(accept):
-            m.d.sync += [is_first.eq(1), lane.eq(0)]
+            m.d.sync += [is_first.eq(1), is_last.eq(self.chunks.payload.lanes == 1), lane.eq(0)]
 
     def _follow(self, m: Module, step: data.View, held: Signal) -> None:
         """The step keeps up with its read: a register for the offset, the address, the memory."""

@@ -96,14 +96,15 @@ class ChunkWalker(wiring.Component):
         last = {name: Signal(name=f"last_{name}") for name in LEVELS}
         loop = {name: Signal(name=f"loop_{name}") for name in LEVELS}
         part_last, last_block = self._measure(m, last["k0"])
-        inner = Const(1, 1)  # all loops inside this one are at their end
+        inner: Value = Const(1, 1)  # all loops inside this one are at their end
+        moves = {}
         for name in reversed(LEVELS):
+            moves[name] = inner
             m.d.comb += loop[name].eq(inner & ~last[name])
             inner &= last[name]
             if name != "k0":
-                ends, goes_on = self.step & inner, self.step & loop[name]
                 taken = self.config.rows if name == "m" else 1
-                self._count(m, full[name], taken, last[name], self.start | ends, goes_on)
+                self._count(m, full[name], taken, last[name], self.step & moves[name])
         with m.If(self.start):
             m.d.sync += self.valid.eq(1)
         with m.Elif(self.step & inner):
@@ -116,18 +117,18 @@ class ChunkWalker(wiring.Component):
             chunk.place.last_row_tile.eq(last["m"]),
             chunk.place.last_batch.eq(last["g"]),
         ]
-        self._address(m, loop)
+        self._address(m, loop, moves)
         return m
 
-    def _count(
-        self, m: Module, full: Value, taken: int, last: Signal, load: Value, goes_on: Value
-    ) -> None:
+    def _count(self, m: Module, full: Value, taken: int, last: Signal, moves: Value) -> None:
         """Count a loop down; ``last`` is a register, found as the count changes."""
         left = Signal(COUNT_BITS, name=last.name.replace("last", "left"))
-        with m.If(load):
-            m.d.sync += [left.eq(full), last.eq(full <= taken)]
-        with m.Elif(goes_on):
-            m.d.sync += [left.eq(left - taken), last.eq(left <= 2 * taken)]
+        restarts = self.start | last
+        with m.If(self.start | moves):
+            m.d.sync += [
+                left.eq(Mux(restarts, full, left - taken)),
+                last.eq(Mux(restarts, full <= taken, left <= 2 * taken)),
+            ]
 
     def _measure(self, m: Module, last: Signal) -> tuple[Value, Value]:
         """The chunk's length; whether it ends its run or block, and whether that is the last."""
@@ -140,10 +141,13 @@ class ChunkWalker(wiring.Component):
         m.d.comb += [following.eq(left - cut.length), moved.eq(position + cut.length)]
         self._cut(m, run, self.registers.k0, Const(0))
         self._cut(m, rest, following, moved)
-        with m.If(self.start | (self.step & last)):
-            m.d.sync += [left.eq(self.registers.k0), position.eq(0), cut.eq(run)]
-        with m.Elif(self.step):
-            m.d.sync += [left.eq(following), position.eq(moved), cut.eq(rest)]
+        restarts = self.start | last
+        with m.If(self.start | self.step):
+            m.d.sync += [
+                left.eq(Mux(restarts, self.registers.k0, following)),
+                position.eq(Mux(restarts, 0, moved)),
+                cut.eq(Mux(restarts, run, rest)),
+            ]
         m.d.comb += [self.chunk.length.eq(cut.length), last.eq(cut.part_last & cut.last_block)]
         return cut.part_last, cut.last_block
 
@@ -163,7 +167,7 @@ class ChunkWalker(wiring.Component):
         with m.Else():
             m.d.comb += o.length.eq(vector)
 
-    def _address(self, m: Module, loop: dict[str, Value]) -> None:
+    def _address(self, m: Module, loop: dict[str, Value], moves: dict[str, Value]) -> None:
         """Both sides' addresses. A chunk that is not its run's last has V or V / 2 slices."""
         registers, chunk, vector = self.registers, self.chunk, self.config.vector
         half, shift = chunk.length < vector, vector.bit_length() - 1
@@ -184,6 +188,7 @@ class ChunkWalker(wiring.Component):
                 nest.base.eq(registers[f"{side}_base"]),
                 nest.step.eq(self.step),
                 nest.loop.eq(Cat(loop[name] for name in LEVELS)),
+                nest.moves.eq(Cat(moves[name] for name in LEVELS)),
                 chunk[f"{side}_address"].eq(nest.address),
             ]
             m.d.comb += [nest.strides[i].eq(own[name]) for i, name in enumerate(LEVELS)]

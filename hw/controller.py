@@ -101,7 +101,7 @@ class Controller(wiring.Component):
         For one cycle.
     done : In(UNIT_LINES)
     executing : Out(UNIT_LINES)
-        From ``start`` to ``done``.
+        From ``start`` to the cycle after ``done``.
     """
 
     def __init__(self) -> None:
@@ -140,6 +140,8 @@ class Controller(wiring.Component):
         self._done = Signal()
         self._checked = Signal()
         self._fault = Signal(Fault)
+        self._unit = Signal(UNIT_LINES)  # that the word starts; from DECODE on
+        self._is_set, self._is_halt = Signal(), Signal()
         self._range_fault = Signal(Fault)
         self._end(m)  # before what sets the status
         self._fetch(m)
@@ -211,27 +213,28 @@ class Controller(wiring.Component):
 
     def _execute(self, m: Module) -> None:
         """Decode, check, start a unit and wait for it."""
-        unit = Signal(UNIT_LINES)
         for name, opcodes in UNITS.items():
-            m.d.comb += unit[name].eq(self._line(*opcodes))
+            m.d.sync += self._unit[name].eq(self._line(*opcodes))
         ended = (self.executing.as_value() & self.done.as_value()).any()
         m.d.sync += [
             self.start.eq(0),
             self._done.eq(ended),
             self._checked.eq(self.checked),
             self._fault.eq(self.fault),
+            self._is_set.eq(self._line(Opcode.SET)),
+            self._is_halt.eq(self._line(Opcode.HALT)),
             self._range_fault.eq(self.range_fault),
         ]
-        with m.If(ended):
+        with m.If(self._done):
             m.d.sync += self.executing.eq(0)
         with m.Switch(self._state):
             with m.Case(State.LOOK):
                 self._go(m, State.DECODE)
             with m.Case(State.DECODE):
-                self._decode(m, unit)
+                self._decode(m)
             with m.Case(State.CHECK), m.If(self._checked):
                 with m.If(self._range_fault == Fault.NONE):
-                    self._start(m, unit)
+                    self._start(m)
                 with m.Else():
                     self._stop(m, self._range_fault)
             with m.Case(State.START):
@@ -239,27 +242,27 @@ class Controller(wiring.Component):
             with m.Case(State.EXECUTE), m.If(self._done):
                 self._finish(m, self._last)
 
-    def _start(self, m: Module, unit: Value) -> None:
+    def _start(self, m: Module) -> None:
         """The instruction takes effect; its unit starts in the next cycle."""
         m.d.comb += self.take.eq(1)
-        m.d.sync += [self.start.eq(unit), self.executing.eq(unit)]
+        m.d.sync += [self.start.eq(self._unit), self.executing.eq(self._unit)]
         self._go(m, State.START)
 
-    def _decode(self, m: Module, unit: Value) -> None:
+    def _decode(self, m: Module) -> None:
         with m.If(self._fault != Fault.NONE):
             self._stop(m, self._fault)
-        with m.Elif(self._line(Opcode.SET)):
+        with m.Elif(self._is_set):
             with m.If(self._last):
                 self._stop(m, Fault.TRUNCATED)
             with m.Else():
                 self._go(m, State.SET_LOW)
-        with m.Elif(unit.gemm):
+        with m.Elif(self._unit.gemm):
             m.d.comb += self.check.eq(1)
             self._go(m, State.CHECK)
-        with m.Elif(unit.as_value().any()):
-            self._start(m, unit)
+        with m.Elif(self._unit.as_value().any()):
+            self._start(m)
         with m.Else():
-            self._finish(m, self._last | self._line(Opcode.HALT))
+            self._finish(m, self._last | self._is_halt)
 
     def _end(self, m: Module) -> None:
         """Offer the status, discard the words that are left, and let the counters settle."""

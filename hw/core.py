@@ -151,7 +151,10 @@ class Atreides(wiring.Component):
     def _feed(self, m: Module) -> None:
         """From tile memory to the shift buffers: chunks of the planner, or a tile."""
         controller, memory, planner = self._controller, self._memory, self._planner
-        registers, gemm = self._registers.registers, self._controller.executing.gemm
+        registers, gemm = self._registers.registers, Signal()
+        # A cycle late: the planner's first chunk comes later still, a loader's long after it.
+        m.d.sync += gemm.eq(self._controller.executing.gemm)
+        self._gemm = gemm
         m.d.comb += [
             planner.start.eq(controller.start.gemm),
             planner.registers.eq(registers),
@@ -235,7 +238,7 @@ class Atreides(wiring.Component):
         """Results to memory, activation buffer or stream."""
         decoded, registers = self._decoder.decoded, self._registers.registers
         rows, buffer, store = self._rows, self._buffer, self._store
-        gemm = self._controller.executing.gemm
+        gemm = self._gemm
         settings = rows.settings
         m.d.comb += [
             rows.event.eq(self._issuer.event),

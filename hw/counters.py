@@ -52,7 +52,7 @@ class Counters(wiring.Component):
     Members
     -------
     clear : In(1)
-        Sets all to zero; wins.
+        Sets all to zero; wins, but amounts of the same cycle are still to come.
     amounts : In(amounts_layout(config))
     matmul : In(struct)
         ``enable``: MATMUL_CYCLES becomes ``cycles``.
@@ -64,7 +64,7 @@ class Counters(wiring.Component):
         What the counter read in the cycle before holds; 0 if there is none of this number.
     """
 
-    latency: Final = _ENTRIES + 2
+    latency: Final = _ENTRIES + 3
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -126,6 +126,8 @@ class Counters(wiring.Component):
 
     def _gather(self, m: Module, turn: Signal) -> list[Signal]:
         """By number, what is not in the memory yet: from one turn of a counter to its next."""
+        amounts = Signal.like(self.amounts)  # they come late
+        m.d.sync += amounts.eq(self.amounts)
         gathered = []
         for counter in range(_ENTRIES):
             name = Counter(counter).name.lower() if counter in list(Counter) else ""
@@ -135,7 +137,7 @@ class Counters(wiring.Component):
                     m.d.sync += held.eq(self.matmul.cycles)
             elif name:
                 held = Signal(range(_ENTRIES * self._most[name] + 1), name=name)
-                amount = self.amounts[name]
+                amount = amounts[name]
                 goes = (turn == counter) & ~self.read
                 m.d.sync += held.eq(Mux(goes, 0, held) + amount)
             else:

@@ -19,8 +19,8 @@ _COUNTED: Final = 8
 class ArrayEdge(wiring.Component):
     """Takes one slice of A and B per cycle and feeds it to the array.
 
-    Lane i of the rows leaves ``1 + i`` cycles after its slice entered, lane j of the columns
-    ``1 + j``. With ``hold``, a lane whose operand is zero keeps its last operand and sends
+    Lane i of the rows leaves ``2 + i`` cycles after its slice entered, lane j of the columns
+    ``2 + j``. With ``hold``, a lane whose operand is zero keeps its last operand and sends
     ``zero`` with it, except in a slice with ``first``; in a slice that is not valid all lanes keep
     theirs.
 
@@ -52,13 +52,13 @@ class ArrayEdge(wiring.Component):
     Attributes
     ----------
     latency : int
-        1 cycle, to row 0 and column 0.
+        2 cycles, to row 0 and column 0.
     held_latency : int
-        3 cycles.
+        4 cycles.
     """
 
-    latency: Final = 1
-    held_latency: Final = 3
+    latency: Final = 2
+    held_latency: Final = 4
 
     def __init__(self, format: SFx, rows: int, columns: int, hold: bool = False) -> None:
         check_side("rows", rows)
@@ -85,37 +85,45 @@ class ArrayEdge(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # Slices come late: a register before the operands are encoded.
+        self._control = _delay(m, "slice_control", self.control, 1)
+        self._row_mask = _delay(m, "row_mask", self.row_mask, 1, reset_less=True)
+        self._column_mask = _delay(m, "column_mask", self.column_mask, 1, reset_less=True)
+        self._a, self._b = (
+            [_delay(m, f"{side}_{i}", word, 1, reset_less=True) for i, word in enumerate(lanes)]
+            for side, lanes in (("a", self.a), ("b", self.b))
+        )
         for i in range(self.rows):
-            used = self.row_mask[i]
-            valid = self.control.valid & used
-            operand = self._take(m, f"row_{i}", self.a[i], valid, Const(0, 1))
+            used = self._row_mask[i]
+            valid = self._control.valid & used
+            operand = self._take(m, f"row_{i}", self._a[i], valid, Const(0, 1))
             control = Signal(CONTROL, name=f"control_{i}")
             m.d.sync += [
                 control.valid.eq(valid),
-                control.first.eq(self.control.first),
-                control.last.eq(self.control.last & used),
+                control.first.eq(self._control.first),
+                control.last.eq(self._control.last & used),
             ]
             m.d.comb += [
                 self.a_skewed[i].eq(_delay(m, f"row_{i}", operand, i, reset_less=True)),
                 self.control_skewed[i].eq(_delay(m, f"control_{i}", control, i)),
             ]
         for j in range(self.columns):
-            unused = ~self.column_mask[j]
-            operand = self._take(m, f"column_{j}", self.b[j], self.control.valid, unused)
+            unused = ~self._column_mask[j]
+            operand = self._take(m, f"column_{j}", self._b[j], self._control.valid, unused)
             delayed = _delay(m, f"column_{j}", operand, j, reset_less=True)
             m.d.comb += self.b_skewed[j].eq(delayed)
         self._count(m)
         return m
 
     def _take(self, m: Module, name: str, stored: Value, valid: Value, unused: Value) -> Signal:
-        """The operand that a lane holds, 1 cycle later."""
+        """The operand that a lane holds, 1 cycle after its word."""
         m.submodules[f"{name}_encoder"] = encoder = OperandEncoder(self.format)
         operand = Signal(encoder.operand.shape(), name=name, reset_less=True)
         zero = stored.zero | unused
         m.d.comb += encoder.stored.eq(Mux(unused, 0, stored))
         with m.If(valid if self.hold else Const(1)):
             m.d.sync += operand.zero.eq(zero)
-            with m.If(self.control.first | ~zero if self.hold else Const(1)):
+            with m.If(self._control.first | ~zero if self.hold else Const(1)):
                 m.d.sync += [
                     operand.magnitude.eq(encoder.operand.magnitude),
                     operand.sign.eq(encoder.operand.sign),
@@ -124,10 +132,10 @@ class ArrayEdge(wiring.Component):
         return operand
 
     def _count(self, m: Module) -> None:
-        zeros = Cat(*(lane.zero for lane in self.a), *(lane.zero for lane in self.b))
-        used = Cat(self.row_mask, self.column_mask)
+        zeros = Cat(*(lane.zero for lane in self._a), *(lane.zero for lane in self._b))
+        used = Cat(self._row_mask, self._column_mask)
         found = Signal(len(zeros))
-        holds = self.control.valid & ~self.control.first if self.hold else Const(0)
+        holds = self._control.valid & ~self._control.first if self.hold else Const(0)
         m.d.sync += found.eq(zeros & used & holds.replicate(len(zeros)))
         counts = []
         for low in range(0, len(found), _COUNTED):

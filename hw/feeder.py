@@ -27,17 +27,19 @@ class Feeder(wiring.Component):
     - SLICES, IDENTITY: a step needs ``credits >= 1``; its slice enters the shift buffer in t + 4
       and is on ``o`` from t + 5 on.
     - LANES: the first step needs the transposer's room, the others follow in the next cycles. After
-      the last step in cycle t, the slices enter the shift buffer from t + 5 on, after those of
-      earlier chunks, one in each cycle with ``credits >= 1``, and are on ``o`` a cycle later.
+      the last step in cycle t, the slices leave the transposer from t + 5 on, after those of
+      earlier chunks, one in each cycle with ``credits >= 1``; they enter the shift buffer a cycle
+      later, and are on ``o`` two cycles later.
     - ``credits`` is D at first and after ``flush``; it is one less from the cycle after a step for
-      a slice or the entry of a slice of LANES, and one more from the cycle after a slice leaves.
+      a slice, or after a slice left the transposer, and one more from the cycle after one is taken.
     - The transposer has room in cycle t if fewer than P (``pages``) chunks have a first step before
-      t and a slice that did not leave it before t; or if just P have, and n <= 5 slices of the
-      oldest are left of which one is offered, and ``credits >= n`` (all in cycle t).
+      t and a slice that did not leave it before t; or if just P have, and in cycle t - 1 n <= 6
+      slices of the oldest were left of which one was offered and not the last one left, and
+      ``credits >= n``.
 
     So a consumer that takes a slice per cycle gets one per cycle, chunk after chunk, in SLICES and
     IDENTITY always, in LANES if chunks have at least max(L, V/2) slices each and L <= V/2. From the
-    first read to the first slice on ``o`` it is 3 cycles (SLICES), L + 3 (LANES).
+    first read to the first slice on ``o`` it is 3 cycles (SLICES), L + 4 (LANES).
 
     Parameters
     ----------
@@ -102,6 +104,7 @@ class Feeder(wiring.Component):
         m.submodules.reader = reader = self.reader
         m.submodules.transposer = transposer = self.transposer
         m.submodules.buffer = buffer = self.buffer
+        self._turned = Signal(name="turned_valid")  # a slice between transposer and shift buffer
         connect(m, flipped(self.chunks), reader.chunks)
         connect(m, buffer.o, flipped(self.o))
         if self.side == "a":
@@ -109,7 +112,7 @@ class Feeder(wiring.Component):
         m.d.comb += [
             self.read.eq(reader.read),
             self.level.eq(buffer.level),
-            self.busy.eq(reader.busy | transposer.busy),
+            self.busy.eq(reader.busy | transposer.busy | self._turned),
             buffer.flush.eq(self.flush),
             reader.room.eq(transposer.room),
         ]
@@ -135,12 +138,14 @@ class Feeder(wiring.Component):
     def _push(self, m: Module) -> None:
         """The slice of this cycle: the step's own, or the transposer's."""
         step, transposer, i = self.reader.step, self.transposer, self.buffer.i
-        m.d.comb += [
-            i.valid.eq(transposer.valid & transposer.go),
-            i.payload.words.eq(transposer.words),
-            i.payload.first.eq(transposer.first),
-            i.payload.last.eq(transposer.last),
+        turned = Signal(i.payload.shape())
+        m.d.sync += [
+            self._turned.eq(transposer.valid & transposer.go),
+            turned.words.eq(transposer.words),
+            turned.first.eq(transposer.first),
+            turned.last.eq(transposer.last),
         ]
+        m.d.comb += [i.valid.eq(self._turned), i.payload.eq(turned)]
         with m.If(step.direct):
             m.d.comb += [
                 i.valid.eq(step.enable),

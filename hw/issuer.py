@@ -134,7 +134,13 @@ class Issuer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         a, b = self.row_slices, self.column_slices
-        gemm, drain = self.mode == IssueMode.GEMM, self.mode == IssueMode.DRAIN
+        # Constant from ``start`` on, and first looked at in the cycle after it.
+        gemm, drain, to_stream = Signal(), Signal(), Signal()
+        m.d.sync += [
+            gemm.eq(self.mode == IssueMode.GEMM),
+            drain.eq(self.mode == IssueMode.DRAIN),
+            to_stream.eq(self.to_stream),
+        ]
         tile = self.event.tile
         last = Signal()  # of a tile
         wanted, go = Signal(), Signal()
@@ -151,7 +157,8 @@ class Issuer(wiring.Component):
         ]
         with m.If(gemm):
             m.d.comb += tile.eq(self.tiles.payload)
-        short = self.to_stream & tile.last_block & (self.credits < tile.rows)
+        queued = self.tiles.payload  # what goes to the stream is a product's
+        short = to_stream & queued.last_block & (self.credits < queued.rows)
         with m.If(wanted & ~a.valid):
             m.d.comb += self.stall_a.eq(1)
         with m.Elif(wanted & ~b.valid):

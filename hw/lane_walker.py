@@ -15,7 +15,7 @@ class LaneWalker(wiring.Component):
     It also keeps a start, the position of a tile's first lane, for the tile may be walked again.
     All three are registers; the offset of the cycle after is, by the pulses of this cycle:
 
-    - ``reset``: current and start are (0, 0); wins over the others;
+    - ``reset``: current and start are (0, 0); wins over the others, and comes before them;
     - ``advance``: current and start are where ``step`` (0 or 1) leads;
     - ``rewind``: current is the start, which stays;
     - ``step``: the position after the current.
@@ -53,18 +53,19 @@ class LaneWalker(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # A position is its x, the offset of its row's first position, and its own.
+        # A position is how many follow in its row, the offset of the row's first, and its own.
         widths = {"x": COUNT_BITS, "row": self.address_bits, "offset": self.address_bits}
         current, start, following, stepped = (
             {name: Signal(width, name=f"{kind}_{name}") for name, width in widths.items()}
             for kind in ("current", "start", "following", "stepped")
         )
-        wraps = Signal()
+        wraps, row_end = Signal(), Signal(COUNT_BITS)
         next_row = Signal(self.address_bits)
         m.d.comb += [
-            wraps.eq(current["x"] + 1 == self.x_count),
+            wraps.eq(current["x"] == 0),
+            row_end.eq(self.x_count - 1),
             next_row.eq(current["row"] + self.y_stride),
-            stepped["x"].eq(Mux(wraps, 0, current["x"] + 1)),
+            stepped["x"].eq(Mux(wraps, row_end, current["x"] - 1)),
             stepped["row"].eq(Mux(wraps, next_row, current["row"])),
             stepped["offset"].eq(Mux(wraps, next_row, current["offset"] + self.x_stride)),
             self.offset.eq(current["offset"]),
@@ -72,7 +73,8 @@ class LaneWalker(wiring.Component):
         for name in widths:
             m.d.comb += following[name].eq(Mux(self.step, stepped[name], current[name]))
             with m.If(self.reset):
-                m.d.sync += [current[name].eq(0), start[name].eq(0)]
+                origin = row_end if name == "x" else 0
+                m.d.sync += [current[name].eq(origin), start[name].eq(origin)]
             with m.Elif(self.advance):
                 m.d.sync += [current[name].eq(following[name]), start[name].eq(following[name])]
             with m.Elif(self.rewind):

@@ -15,7 +15,7 @@ from hw.chunk_walker import ChunkWalker
 from hw.machine_registers import registers_layout
 from hw.tile_memory import TileMemory, segment_bits
 from hw.tile_record import tile_layout
-from hw.tile_walker import TileWalker
+from hw.tile_walker import LATE_FIELDS, TileWalker
 from sw.config import COUNT_BITS, MachineConfig
 from sw.registers import AMode, BMode
 
@@ -33,16 +33,17 @@ class Planner(wiring.Component):
     cycle s and chunks walked, dropped ones included, numbered c = 0, 1, ...:
 
     - chunk c is walked, and its flags are asked for, in ``walk[c]``, the first cycle from
-      ``max(s + 1, walk[c - 1] + 1)`` on that is also after ``take[c - (L + 2)]``;
+      ``max(s + 1, walk[c - 1] + 1)`` on that is also after ``take[c - (L + 3)]``;
     - it is taken by the filter in ``take[c]``, the first cycle from
-      ``max(walk[c] + L + 1, take[c - 1] + 1)`` on in which the chunk held before it leaves or none
+      ``max(walk[c] + L + 2, take[c - 1] + 1)`` on in which the chunk held before it leaves or none
       is held; if it is dropped and does not end its tile, without waiting;
     - a chunk that is kept leaves in ``leave[c]``, the first cycle from ``take[c] + 1`` on in which
       it is known whether it is its tile's last (without ``skip``: at once; else from the cycle
       of the take of the next kept chunk or of the tile's end on) and all of its queues have room;
-    - it is on a stream whose queue is empty in ``leave[c] + 1``.
+    - it is on a stream whose queue is empty in ``leave[c] + 1``, its tile's record two cycles
+      later.
 
-    So without back pressure chunk c is on the streams in cycle ``s + c + L + 4``. Queues take one
+    So without back pressure chunk c is on the streams in cycle ``s + c + L + 5``. Queues take one
     payload per cycle unless they hold :data:`CHUNK_QUEUE` chunks or :data:`TILE_QUEUE` records as
     the cycle begins.
 
@@ -101,22 +102,29 @@ class Planner(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # ADD shows a mode of its own, and late: the walks look at it after the start.
+        registers = Signal(registers_layout(self.config))
+        modes = {name: Signal.like(self.registers[name]) for name in ("a_mode", "b_mode")}
+        m.d.comb += registers.eq(self.registers)
+        m.d.sync += [mode.eq(self.registers[name]) for name, mode in modes.items()]
+        m.d.comb += [registers[name].eq(mode) for name, mode in modes.items()]
+        self._registers = registers
         m.submodules.walker = walker = ChunkWalker(self.config)
         m.submodules.filter = kept = ChunkFilter(self.config)
         m.submodules.tiles = tiles = TileWalker(self.config)
         for unit in (walker, tiles):
             m.d.comb += [
                 unit.start.eq(self.start),
-                unit.registers.eq(self.registers),
+                unit.registers.eq(registers),
                 unit.rows.eq(self.rows),
                 unit.blocks.eq(self.blocks),
             ]
         m.d.comb += [
             tiles.terms.eq(self.terms),
             tiles.place.eq(kept.o.payload.place),
-            kept.skip.eq(self._skips()),
             self.skipped.eq(kept.skipped),
         ]
+        m.d.sync += kept.skip.eq(self._skips())
         waiting = self._look(m, walker, kept)
         leave = self._queue(m, kept, tiles)
         m.d.comb += [
@@ -129,7 +137,7 @@ class Planner(wiring.Component):
         """Whether this product's slices of zeros are left out."""
         if not self.config.skips:
             return Const(0, 1)
-        registers, columns = self.registers, self.config.columns
+        registers, columns = self._registers, self.config.columns
         aligned = [(registers[name] & (columns - 1)) == 0 for name in _B_STEPS]
         in_slices = (registers.b_mode == BMode.SLICES) & (registers.b_k0 == columns)
         return self.skip & in_slices & Cat(*aligned).all()
@@ -140,30 +148,42 @@ class Planner(wiring.Component):
         Returns whether chunks are on their way.
         """
         latency = TileMemory.latency
-        depth = latency + 2
+        depth = latency + 3
         layout = looked_layout(self.config)
-        m.submodules.looked = looked = make_queue(layout.size, depth, self.target)
+        m.submodules.looked = looked = make_queue(layout.size, depth - 1, self.target)
         on_the_way = Signal(range(depth + 1))  # walked and not yet taken: each finds room
-        m.d.comb += walker.step.eq(walker.valid & (on_the_way < depth))
+        room = Signal(init=1)  # on_the_way < depth
+        ready = Signal()  # a chunk is at the filter
+        m.d.comb += walker.step.eq(walker.valid & room)
         take = kept.i.valid & kept.i.ready
         m.d.sync += on_the_way.eq(on_the_way + walker.step - take)
+        with m.If(take & ~walker.step):
+            m.d.sync += room.eq(1)
+        with m.Elif(walker.step & ~take):
+            m.d.sync += room.eq(on_the_way != depth - 1)
         m.d.comb += [
             self.flags.enable.eq(walker.step),
             self.flags.segment.eq(walker.chunk.b_address >> (self.config.columns - 1).bit_length()),
         ]
-        chunk, valid = walker.chunk, walker.step
+        before = chunk = walker.chunk
+        valid, vector = walker.step, self.config.vector
         for stage in range(latency):
+            before = chunk
             delayed = Signal.like(walker.chunk, name=f"walked_{stage}", reset_less=True)
             delayed_valid = Signal(name=f"walked_valid_{stage}")
             m.d.sync += [delayed.eq(chunk), delayed_valid.eq(valid)]
             chunk, valid = delayed, delayed_valid
+        wanted, bitmap = Signal(vector), Signal(vector)
+        m.d.sync += wanted.eq(Cat(before.length > k for k in range(vector)))
         m.d.comb += [
+            bitmap.eq(wanted & ~(self.zero & kept.skip.replicate(vector))),
             looked.w_en.eq(valid),
-            looked.w_data.eq(Cat(chunk, self.zero)),
-            kept.i.valid.eq(looked.r_rdy),
-            kept.i.payload.eq(looked.r_data),
-            looked.r_en.eq(kept.i.ready),
+            looked.w_data.eq(Cat(chunk, bitmap, bitmap.any())),
+            looked.r_en.eq(take | ~ready),
+            kept.i.valid.eq(ready),
         ]
+        with m.If(looked.r_en):
+            m.d.sync += [ready.eq(looked.r_rdy), kept.i.payload.eq(looked.r_data)]
         return on_the_way.any()
 
     def _queue(self, m: Module, kept: ChunkFilter, tiles: TileWalker) -> Value:
@@ -171,7 +191,7 @@ class Planner(wiring.Component):
 
         Returns whether a chunk leaves.
         """
-        chunk, registers = kept.o.payload, self.registers
+        chunk, registers = kept.o.payload, self._registers
         queues = {}
         for name, o, depth in (
             ("a", self.a, CHUNK_QUEUE),
@@ -180,21 +200,38 @@ class Planner(wiring.Component):
         ):
             width = len(o.payload.as_value())
             m.submodules[f"{name}_queue"] = queue = make_queue(width, depth, self.target)
-            m.d.comb += [
-                o.valid.eq(queue.r_rdy),
-                o.payload.eq(queue.r_data),
-                queue.r_en.eq(o.ready),
-            ]
             queues[name] = queue
+        for name, o in (("a", self.a), ("b", self.b)):
+            m.d.comb += [
+                o.valid.eq(queues[name].r_rdy),
+                o.payload.eq(queues[name].r_data),
+                queues[name].r_en.eq(o.ready),
+            ]
+        m.d.comb += queues["tile"].r_en.eq(self.tiles.ready | ~self.tiles.valid)
+        with m.If(queues["tile"].r_en):
+            m.d.sync += [
+                self.tiles.valid.eq(queues["tile"].r_rdy),
+                self.tiles.payload.eq(queues["tile"].r_data),
+            ]
         leave = Signal()
-        room = queues["a"].w_rdy & queues["b"].w_rdy & (queues["tile"].w_rdy | ~chunk.first)
+        comes = Signal()  # a record, to the queue of tiles
+        records = Signal(range(TILE_QUEUE + 1))  # on their way to the queue, in it, and behind it
+        opens, taken = leave & chunk.first, self.tiles.valid & self.tiles.ready
+        m.d.sync += records.eq(records + opens - taken)
+        tile_room = (records != TILE_QUEUE) | ~chunk.first
+        free = queues["a"].w_rdy & queues["b"].w_rdy & tile_room
+        early = Signal(tiles.tile.shape())
+        record = Signal(tiles.tile.shape())
+        m.d.comb += record.eq(early)
+        m.d.comb += [record[name].eq(tiles.tile[name]) for name in LATE_FIELDS]
+        m.d.sync += [comes.eq(opens), early.eq(tiles.tile)]
         m.d.comb += [
-            kept.o.ready.eq(room),
-            leave.eq(kept.o.valid & room),
+            kept.o.ready.eq(free),
+            leave.eq(kept.o.valid & free),
             queues["a"].w_en.eq(leave),
             queues["b"].w_en.eq(leave),
-            queues["tile"].w_en.eq(leave & chunk.first),
-            queues["tile"].w_data.eq(tiles.tile),
+            queues["tile"].w_en.eq(comes),
+            queues["tile"].w_data.eq(record),
         ]
         a = Signal(chunk_layout(self.config))
         b = Signal(chunk_layout(self.config))

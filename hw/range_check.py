@@ -78,7 +78,9 @@ class RangeCheck(wiring.Component):
         load = Signal()
         ended = Signal()
         # The zero flag of a whole segment is looked at, however few of its words are B's.
-        lanes = Mux((registers.nt > 1) | self.skip, self.config.columns, registers.nl)
+        full = (registers.nt > 1) | self.skip
+        lanes = Signal.like(registers.nl)
+        m.d.sync += lanes.eq(Mux(full, self.config.columns, registers.nl))
         m.d.comb += [
             ended.eq(malformed | ((step == len(STEPS)) & ~count.any())),
             self.done.eq(self.busy & ended),

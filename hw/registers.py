@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -21,7 +21,7 @@ def set_layout() -> data.StructLayout:
 
 
 class RegisterFile(wiring.Component):
-    """All registers, visible at once. A write is seen from the next cycle on.
+    """All registers, visible at once. A write of cycle c is seen from c + 2 on.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ class RegisterFile(wiring.Component):
     set : In(set_layout())
         A value that does not fit is cut off.
     fits : Out(1)
-        Whether ``set.value`` fits the register ``set.number``, with or without ``enable``.
+        Whether ``set.value`` fits the register that ``set.number`` named in the cycle before, with
+        or without ``enable``.
     identity : In(1)
         Shows B_MODE as the identity.
     registers : Out(registers_layout(config))
@@ -62,13 +63,25 @@ class RegisterFile(wiring.Component):
         m.d.comb += self.registers.eq(held)
         with m.If(self.identity):
             m.d.comb += self.registers.b_mode.eq(BMode.IDENTITY)
-        with m.Switch(self.set.number):
+        self._judge(m, held)
+        late = Signal(set_layout())
+        m.d.sync += late.eq(self.set)
+        with m.If(late.enable), m.Switch(late.number):
             for register in Register:
                 with m.Case(register):
-                    field = held[register.name.lower()]
-                    m.d.comb += self.fits.eq(~self.set.value[len(field) :].any())
-                    with m.If(self.set.enable):
-                        m.d.sync += field.eq(self.set.value)
+                    m.d.sync += held[register.name.lower()].eq(late.value)
         with m.If(self.clear):
             m.d.sync += held.eq(held.shape().const(defaults))
         return m
+
+    def _judge(self, m: Module, held: data.View) -> None:
+        """Whether the value fits: registers of one width are judged together."""
+        by_width: dict[int, list[Register]] = {}
+        for register in Register:
+            by_width.setdefault(len(held[register.name.lower()]), []).append(register)
+        fits = []
+        for width, registers in by_width.items():
+            named = Signal(name=f"names_{width}_bits")
+            m.d.sync += named.eq(Cat(self.set.number == register for register in registers).any())
+            fits.append(named & ~self.set.value[width:].any())
+        m.d.comb += self.fits.eq(Cat(fits).any())

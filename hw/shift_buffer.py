@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -77,7 +77,6 @@ class ShiftBuffer(wiring.Component):
         following = Signal.like(head)
         m.d.comb += [
             self.i.ready.eq(self.level != self.depth),
-            self.o.valid.eq(self.level != 0),
             taken.eq(self.i.valid & self.i.ready),
             given.eq(self.o.valid & self.o.ready),
             write.en.eq(taken),
@@ -91,7 +90,29 @@ class ShiftBuffer(wiring.Component):
             tail.eq(tail + taken),
             head.eq(head + given),
             self.level.eq(self.level + taken - given),
+            self.o.valid.eq(taken | (self.level > 1) | ((self.level == 1) & ~given)),
         ]
         with m.If(self.flush):
-            m.d.sync += [head.eq(0), tail.eq(0), self.level.eq(0)]
+            m.d.sync += [head.eq(0), tail.eq(0), self.level.eq(0), self.o.valid.eq(0)]
+        if not ahead:
+            self._mark(m, tail, taken, given)
         return m
+
+    def _mark(self, m: Module, tail: Signal, taken: Signal, given: Signal) -> None:
+        """The head's first and last in registers: whether it may leave depends on them."""
+        m.submodules.marks = marks = Memory(shape=2, depth=self.depth, init=[])
+        write, read = marks.write_port(), marks.read_port(domain="comb")
+        following, head = Signal(range(self.depth), init=1), Signal(2)
+        came = Cat(self.i.payload.first, self.i.payload.last)
+        m.d.comb += [
+            write.en.eq(taken),
+            write.addr.eq(tail),
+            write.data.eq(came),
+            read.addr.eq(following),
+            Cat(self.o.payload.first, self.o.payload.last).eq(head),
+        ]
+        m.d.sync += following.eq(following + given)
+        with m.If(given | ~self.o.valid):
+            m.d.sync += head.eq(Mux(self.level > 1, read.data, came))
+        with m.If(self.flush):
+            m.d.sync += following.eq(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -66,7 +66,7 @@ class TileLoader(wiring.Component):
         else:
             lanes, terms = job.columns, job.rows
             m.d.comb += [chunk.mode.eq(FeedMode.SLICES), chunk.stride.eq(self.config.columns)]
-        m.d.comb += [chunk.lanes.eq(lanes), chunk.bitmap.eq(_ones(terms))]
+        m.d.comb += [chunk.lanes.eq(lanes), chunk.bitmap.eq(_ones(terms, self.config.vector))]
         with m.If(self.chunks.valid & self.chunks.ready):
             m.d.sync += [waiting.eq(0), sent.eq(1)]
         with m.Else():
@@ -76,6 +76,6 @@ class TileLoader(wiring.Component):
         return m
 
 
-def _ones(count: Value) -> Value:
+def _ones(count: Value, bits: int) -> Value:
     """That many ones."""
-    return (1 << count) - 1
+    return Cat(count > bit for bit in range(bits))

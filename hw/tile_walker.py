@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -13,6 +15,8 @@ from hw.tile_record import tile_layout
 from sw.config import COUNT_BITS, MachineConfig
 from sw.scale import BLOCK
 
+#: What of a record comes a cycle late.
+LATE_FIELDS: Final = ("column_entry", "row_entry", "offset")
 #: Batches, row tiles, column tiles, blocks.
 _LEVELS = 4
 
@@ -20,7 +24,8 @@ _LEVELS = 4
 class TileWalker(wiring.Component):
     """The records of a product's tiles (or blocks) in order, one per cycle.
 
-    The first is there in the cycle after ``start``, the next in the cycle after ``step``.
+    The first is there in the cycle after ``start``, the next in the cycle after ``step``; of its
+    entries and its offset the next are there a cycle later.
 
     Parameters
     ----------
@@ -95,6 +100,9 @@ class TileWalker(wiring.Component):
     def _walk(self, m: Module, loop: Value) -> None:
         """The two parameter entries and the address of the output."""
         registers, tile = self.registers, self.tile
+        late, step = Signal.like(loop), Signal()
+        m.d.sync += [late.eq(loop), step.eq(self.step)]
+        loop = late
         block_count = Signal(len(tile.row_entry))
         count = (self.terms + (BLOCK - 1)) >> BLOCK.bit_length() - 1
         m.d.comb += block_count.eq(Mux(self.blocks, count, 1))
@@ -119,8 +127,9 @@ class TileWalker(wiring.Component):
             m.d.comb += [
                 nest.load.eq(self.start),
                 nest.base.eq(registers[base]),
-                nest.step.eq(self.step),
+                nest.step.eq(step),
                 nest.loop.eq(levels),
+                nest.moves.eq(Cat(levels[: level + 1].any() for level in range(_LEVELS))),
                 tile[field].eq(nest.address),
             ]
             m.d.comb += [nest.strides[i].eq(stride) for i, stride in enumerate(strides)]

@@ -19,9 +19,9 @@ def page_count(config: MachineConfig, notice: int) -> int:
     """Pages that sustain a slice per cycle with as many slices as lanes, S of each: usually 2.
 
     S is the array's longer side. In steady state a chunk starts every S cycles, and its first slice
-    leaves S + notice cycles after its start, by when the chunk that reuses its page may start.
+    leaves S + notice cycles after its start; the chunk that reuses its page starts a cycle later.
     """
-    wanted = max(2, 1 + -(-notice // config.side))
+    wanted = max(2, 1 + -(-(notice + 1) // config.side))
     return 1 << (wanted - 1).bit_length()
 
 
@@ -117,9 +117,9 @@ class Transposer(wiring.Component):
     vectors follow in ascending order of lanes, and ``full`` comes in the cycle before its last one
     or later. With ``full`` in cycle f, the chunk's slices are offered from f + 2 on, after those of
     all earlier chunks, one per cycle in which ``go`` is 1; chunks follow each other without a gap.
-    A chunk may start (``room``) while a page is free, or while the oldest page has
-    n <= notice + 1 slices left and ``places`` says that n slices can leave without a pause: then
-    the last of them is read in the cycle of the first vector at the latest.
+    A chunk may start (``room``) while a page is free, or while in the cycle before the oldest page
+    had n slices left, 1 < n <= notice + 2, and ``places`` said that n can leave without a pause:
+    then the last of them is read in the cycle of the first vector at the latest.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Transposer(wiring.Component):
     start : In(struct)
         ``enable``, ``bitmap`` (not 0), ``first``, ``last``: as in a chunk. Only with ``room``.
     room : Out(1)
-        Depends on registers and ``places``.
+        Depends on registers alone.
     vector : In(struct)
         ``enable``, ``lane``, ``words``: the words of one lane. ``close``: the lane is the chunk's
         last.
@@ -210,7 +210,10 @@ class Transposer(wiring.Component):
         count = self._push(m, pushed, finished)
         started = Signal(range(self.pages + 2))  # chunks, less those finished
         m.d.sync += started.eq(started + self.start.enable - finished)
-        leaves = self.valid & (count <= self.notice + 1) & (count <= self.places)
+        # A cycle late: a slice more may be left, as it leaves meanwhile.
+        few, leaves = Signal(), Signal()
+        m.d.comb += few.eq((count <= self.notice + 2) & (count <= self.places))
+        m.d.sync += leaves.eq(self.valid & few & ~finished)
         m.d.comb += [
             self.room.eq((started < self.pages) | ((started == self.pages) & leaves)),
             self.busy.eq(started != 0),

@@ -52,16 +52,16 @@ def _claim_credits(bench: Bench, unit: Feeder, lanes: int) -> None:
     ]
     on_the_way = sum((step.enable & step.direct for step in steps), Value.cast(0))
     credits = bench.inside("credits")
-    pushed = unit.buffer.i.valid
+    pushed, turned = unit.buffer.i.valid, bench.inside("turned_valid")
     bench.claim("the shift buffer takes every slice", ~pushed | unit.buffer.i.ready)
     bench.claim(
         "credits are the places neither taken nor promised",
-        credits + unit.buffer.level + on_the_way == unit.depth,
+        credits + unit.buffer.level + on_the_way + turned == unit.depth,
     )
     transposed = unit.transposer.valid & unit.transposer.go
     bench.claim(
         "slices of two ways never meet",
-        ~transposed | ~unit.reader.step.direct,
+        ~turned | ~unit.reader.step.direct,
     )
     bench.claim(
         "a chunk starts only with room", ~unit.transposer.start.enable | unit.transposer.room
@@ -192,7 +192,8 @@ def _follow_chunk(bench: Bench, unit: Feeder, accepted: Value) -> None:
     asked: Value = reader.slice
     for number_of_cycles in range(reader.latency):
         asked = bench.register(f"asked_{number_of_cycles}", asked)
-    transposed = unit.transposer.valid & unit.transposer.go
+    left = unit.transposer.valid & unit.transposer.go
+    transposed = bench.register("left_its_page", left)
     bench.claim(
         "what is pushed was asked for or left its page", unit.buffer.i.valid == (asked | transposed)
     )
@@ -200,7 +201,7 @@ def _follow_chunk(bench: Bench, unit: Feeder, accepted: Value) -> None:
 
 def _claim_progress(bench: Bench, unit: Feeder, lanes: int) -> None:
     """A slice is offered within as many cycles as a chunk takes, whatever the consumer does."""
-    most = lanes + 2 * unit.reader.latency
+    most = lanes + 2 * unit.reader.latency + 1
     waited = Signal(range(most + 2), name="waited")
     with bench.m.If((unit.busy | (unit.level != 0)) & ~unit.o.valid & ~unit.flush):
         bench.m.d.sync += waited.eq(waited + 1)

@@ -22,7 +22,7 @@ def planner_bench(config: MachineConfig) -> Bench:
         bench.cut(walker)
     m = bench.m
     on_the_way, looked = bench.inside("on_the_way"), bench.inside("looked.level")
-    depth = TileMemory.latency + 2
+    depth, head = TileMemory.latency + 3, bench.inside("ready")
     delayed = [bench.inside(f"walked_valid_{stage}") for stage in range(2)]
     leave = bench.inside("leave")
     queues = {
@@ -32,13 +32,19 @@ def planner_bench(config: MachineConfig) -> Bench:
     }
     bench.claim(
         "a place waits for each chunk whose flags are asked for",
-        looked + sum(delayed) == on_the_way,
+        looked + head + sum(delayed) == on_the_way,
     )
-    bench.claim("no chunk comes to a full queue", ~delayed[-1] | (looked < depth))
+    bench.claim("no chunk comes to a full queue", ~delayed[-1] | (looked < depth - 1))
+    bench.claim(
+        "chunks are walked while there is room", bench.inside("room") == (on_the_way < depth)
+    )
     for name, (_, most) in queues.items():
         level = bench.inside(f"{name}_queue.level")
         ready = bench.inside(f"{name}_queue.w_rdy")
         bench.claim(f"queue {name} holds no more than fits", level <= most)
+        if name == "tile":
+            waiting = level + bench.inside("comes") + unit.tiles.valid
+            bench.claim("a place waits for each record", waiting == bench.inside("records"))
         if name != "tile":
             bench.claim(f"a chunk leaves only with room in queue {name}", ~leave | ready)
     taken = {name: o.valid & o.ready for name, (o, _) in queues.items()}
@@ -47,7 +53,7 @@ def planner_bench(config: MachineConfig) -> Bench:
     levels = {name: bench.inside(f"{name}_queue.level") for name in "ab"}
     bench.claim("both sides get the same number of chunks", levels["b"] - levels["a"] == behind)
     bench.cover("chunks wait for side b alone", (levels["b"] == CHUNK_QUEUE) & (levels["a"] == 0))
-    bench.cover("the queue of flags is full", looked == depth)
+    bench.cover("the queue of flags is full", looked == depth - 1)
     return bench
 
 
@@ -67,7 +73,13 @@ def filter_bench(config: MachineConfig) -> Bench:
     )
     came, left = i.valid & i.ready, o.valid & o.ready
     mark, number = bench.free("mark"), bench.free("slice", range(vector))
-    zero = unit.skip & i.payload.zero.bit_select(number, 1)
+    inside = (1 << chunk.length) - 1
+    bench.assume(
+        ~i.valid | (i.payload.found == i.payload.bitmap.any()),
+        ~i.valid | ((i.payload.bitmap & ~inside) == 0),
+        ~i.valid | unit.skip | (i.payload.bitmap == inside[:vector]),
+    )
+    zero = ~i.payload.bitmap.bit_select(number, 1)
     armed, index, ends = Signal(name="armed"), Signal.like(number), Signal(name="ends")
     wanted = Signal()
     m.d.comb += wanted.eq(came & mark & (number < chunk.length) & ~zero & (~armed | left))

@@ -127,6 +127,7 @@ def shift_buffer_bench(config: MachineConfig) -> Bench:
     tail = bench.inside("tail")
     entry = bench.peek("slices", (tail - unit.level + marked.ahead)[: len(tail)])
     bench.claim("the level is what is inside", unit.level == marked.inside)
+    bench.claim("a slice is offered while there is one", unit.o.valid == (unit.level != 0))
     bench.claim("the marked payload is in its place", ~marked.armed | (entry[0] == marked.kept))
     return bench
 

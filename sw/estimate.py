@@ -53,7 +53,9 @@ def chunks(run: int, vector: int) -> list[int]:
 def fill_cycles(a_lanes: int, b_lanes: int) -> int:
     """Cycles from the first read to the first slice, of sides with so many lanes, 0 in slices."""
     lanes = max(a_lanes, b_lanes)
-    return t.LANES_PUSH - t.READ + lanes if lanes else t.SLICE_PUSH - t.READ + t.SHIFT_BUFFER
+    if not lanes:
+        return t.SLICE_PUSH - t.READ + t.SHIFT_BUFFER
+    return t.LANES_PUSH + t.TRANSPOSED - t.READ + lanes
 
 
 def compute_cycles(config: MachineConfig, product: Product) -> int:

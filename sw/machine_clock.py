@@ -22,7 +22,7 @@ class _Planner:
         self.walker = load.chunks()
         self.walked: Chunk | None = next(self.walker)
         self.on_the_way = 0
-        self.flags: deque[Chunk | None] = deque([None] * t.MEMORY)
+        self.flags: deque[Chunk | None] = deque([None] * (t.LOOK - 1))
         self.looked: deque[Chunk] = deque()
         self.held: Chunk | None = None
         self.held_first = self.held_last = self.known = self.started = False
@@ -93,6 +93,8 @@ class _Feeder:
         self.records: deque[tuple[int, bool]] = deque()
         self.offered = 0  # slices left of the page that is pushed
         self.offered_last = False
+        self.turned: bool | None = None  # a slice between transposer and shift buffer
+        self.leaves = False  # the oldest page has few slices left, and they can all leave
 
     def decide(self) -> None:
         """Accept, step and push in this cycle?"""
@@ -108,21 +110,24 @@ class _Feeder:
         self.pushes = self.offered > 0 and self.credits > 0
 
     def _has_room(self) -> bool:
-        leaves = 0 < self.offered <= min(t.LEFT_OVER, self.credits)
         pages = self.timing.pages
-        return self.started < pages or (self.started == pages and leaves)
+        return self.started < pages or (self.started == pages and self.leaves)
 
     def step(self, popped: bool) -> None:
         """The registers after this cycle, in which the issuer took a slice or not."""
         finished = self.pushes and self.offered == 1
+        self.leaves = 0 < self.offered <= min(t.LEFT_OVER + 1, self.credits) and not finished
         loads = self.full > 0 and (self.offered == 0 or finished)
         if popped:
             self.buffer.popleft()
         arrived = self.coming.popleft()
         if arrived is not None:
             self.buffer.append(arrived)
+        if self.turned is not None:
+            self.buffer.append(self.turned)
+        self.turned = None
         if self.pushes:
-            self.buffer.append(self.offered_last and self.offered == 1)
+            self.turned = self.offered_last and self.offered == 1
             self.offered -= 1
         self.credits += popped - self.pushes - (self.steps_now and not self.in_lanes)
         self.started += (self.steps_now and self.in_lanes and self.steps == 0) - finished

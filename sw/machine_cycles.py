@@ -14,7 +14,7 @@ from sw.machine_recurrence import recur_gemm
 from sw.registers import Register
 
 #: The units' own cycles after the start.
-_LANES_LOADED = t.LANES_PUSH
+_LANES_LOADED = t.LANES_PUSH + t.TRANSPOSED
 _SLICES_LOADED = t.SLICE_PUSH + 1
 _STORED = 1
 

@@ -24,9 +24,9 @@ class _Arguments(ctypes.Structure):
         ("ends", ctypes.c_void_p),
         *((name, ctypes.c_int32) for name in _FLAGS),
         *((name, ctypes.c_int64) for name in ("depth", "pages", "result_depth", "row_latency")),
-        *((name, ctypes.c_int64) for name in ("memory", "looked_up", "chunk_queue", "tile_queue")),
+        *((name, ctypes.c_int64) for name in ("look", "looked_up", "chunk_queue", "tile_queue")),
         *((name, ctypes.c_int64) for name in ("read", "slice_push", "lanes_push", "left_over")),
-        ("shift_buffer", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("transposed", "shift_buffer")),
     )
 
 
@@ -65,7 +65,7 @@ def recur_gemm(load: Load) -> GemmCycles | None:
         pages=load.timing.pages,
         result_depth=load.timing.result_depth,
         row_latency=load.timing.row_latency(walk.destination),
-        memory=t.MEMORY,
+        look=t.LOOK,
         looked_up=t.LOOKED_UP,
         chunk_queue=t.CHUNK_QUEUE,
         tile_queue=t.TILE_QUEUE,
@@ -73,6 +73,7 @@ def recur_gemm(load: Load) -> GemmCycles | None:
         slice_push=t.SLICE_PUSH,
         lanes_push=t.LANES_PUSH,
         left_over=t.LEFT_OVER,
+        transposed=t.TRANSPOSED,
         shift_buffer=t.SHIFT_BUFFER,
     )
     result = _Result()

@@ -33,8 +33,9 @@ MEMORY: Final = 2
 #: Chunks for each feeder, and records of tiles for the issuer, that wait at most (``planner``).
 CHUNK_QUEUE: Final = 2
 TILE_QUEUE: Final = 8
-#: Chunks whose flags are looked up at a time (``Planner``).
-LOOKED_UP: Final = MEMORY + 2
+#: From the flags of a chunk that are asked for to the filter, and chunks on this way.
+LOOK: Final = MEMORY + 2
+LOOKED_UP: Final = LOOK + 1
 
 # Feeder.
 
@@ -42,8 +43,10 @@ LOOKED_UP: Final = MEMORY + 2
 READ: Final = 2
 #: From the step for a slice to the slice in the shift buffer.
 SLICE_PUSH: Final = READ + MEMORY
-#: From the last step for a lane to the first slice pushed.
+#: From the last step for a lane to the first slice that leaves the transposer, and from there to
+#: the shift buffer.
 LANES_PUSH: Final = SLICE_PUSH + 1
+TRANSPOSED: Final = 1
 #: Slices that may be left of the oldest page when the next chunk starts (``Transposer.notice``).
 LEFT_OVER: Final = SLICE_PUSH + 1
 #: From a slice in the shift buffer to the issuer.
@@ -54,7 +57,7 @@ ROUND_TRIP: Final = 6
 # Array and columns.
 
 #: From a slice to row 0 of the array (``ArrayEdge.latency``).
-EDGE: Final = 1
+EDGE: Final = 2
 #: From row 0 and column 0 to the foot of the column; one more with a bus in two parts.
 ARRAY: Final = 4
 BUS_ROWS: Final = 16
@@ -89,7 +92,7 @@ class Timing:
     @property
     def pages(self) -> int:
         """Chunks that the transposer holds."""
-        return _power_of_two(max(2, 1 + -(-SLICE_PUSH // self.config.side)))
+        return _power_of_two(max(2, 1 + -(-(SLICE_PUSH + 1) // self.config.side)))
 
     @property
     def result_depth(self) -> int:

@@ -77,7 +77,7 @@ def test_cycles_are_those_of_the_docstrings() -> None:
     outcome = verilator(SQUARE, [Run(assemble(text, config=SQUARE).words)])[0]
     array = SystolicArray(SQUARE.format, SQUARE.rows, SQUARE.columns)
     latency = ResultRows(SQUARE, ArrayEdge.latency + array.latency).latency
-    units = (m + k + 6, k + 6, k + 1, latency + m + 1, m + 2)
+    units = (m + k + 7, k + 6, k + 1, latency + m + 1, m + 2)
     assert outcome.counters[Counter.CYCLES] == sum(4 + unit for unit in units)
     text = "NOP\nFENCE\nSET K0, 3\nHALT\nMATMUL\nMATMUL\n"
     outcome = verilator(SQUARE, [Run(assemble(text, config=SQUARE).words)])[0]

@@ -57,8 +57,11 @@ def test_registers_keep_what_fits_and_return_to_their_defaults() -> None:
                 for value, fits in ((limit - 1, 1), (limit, 0), (1 << 31, 0)):
                     fields = {"enable": 0, "number": register, "value": value}
                     context.set(file.set, fields)
+                    await context.tick()
                     assert context.get(file.fits) == fits, name
                 context.set(file.set, {"enable": 1, "number": register, "value": limit - 1})
+                await context.tick()
+                context.set(file.set, {"enable": 0, "number": register, "value": 0})
                 await context.tick()
                 assert context.get(file.registers)[name] == limit - 1
             context.set(file.set, {"enable": 0, "number": 0, "value": 0})
@@ -78,6 +81,7 @@ def test_undefined_register_fits_nothing() -> None:
     async def bench(context: object) -> None:
         for number in range(256):
             context.set(file.set, {"enable": 0, "number": number, "value": 0})
+            await context.tick()
             assert context.get(file.fits) == (number in list(Register))
 
     simulate(file, bench, clocked=True)

@@ -90,6 +90,7 @@ class Model:
         self.step = 0
         self.lane = self.start = 0  # of side A's walk: rows of the output
         self.credits = self.depth
+        self.leaves = False  # the oldest chunk's last slices are about to leave
         self.open: list[list] = []  # chunks of LANES: slices left, cycle of the first offer
         self.entering: dict[int, Slice] = {}  # by cycle
         self.reads: dict[int, int] = {}  # address by cycle
@@ -99,10 +100,7 @@ class Model:
     def room(self) -> bool:
         if len(self.open) < self.pages:
             return True
-        left, offered = self.open[0]
-        ready = offered is not None and self.now >= offered
-        fits = len(left) <= 5 and self.credits >= len(left)
-        return len(self.open) == self.pages and ready and fits
+        return len(self.open) == self.pages and self.leaves
 
     def steps(self) -> bool:
         """Whether a step is issued in this cycle."""
@@ -125,7 +123,7 @@ class Model:
         return lane % x_count * x_stride + lane // x_count * y_stride
 
     def busy(self) -> bool:
-        coming = bool(self.open) or self.now <= self.last_step + 4
+        coming = bool(self.open) or self.now <= self.last_step + 4 or self.now in self.entering
         return self.held is not None or coming
 
     def tick(self, offered: Chunk | None, taken: bool) -> None:
@@ -134,11 +132,16 @@ class Model:
         spent = 0
         page = self.open[0] if self.open else None
         pushed = page and page[1] is not None and page[1] <= self.now and self.credits >= 1
+        leaves = False
+        if page and page[1] is not None and page[1] <= self.now:
+            left = len(page[0])
+            leaves = left <= 6 and self.credits >= left and not (pushed and left == 1)
         if self.steps():
             spent += self.issue(self.held)
+        self.leaves = leaves
         if pushed:
             spent += 1
-            self.entering[self.now] = page[0].pop(0)
+            self.entering[self.now + 1] = page[0].pop(0)
             if not page[0]:
                 self.open.pop(0)
                 if self.open and self.open[0][1] is not None:
@@ -364,7 +367,8 @@ def test_a_slice_leaves_every_cycle_chunk_after_chunk(config, side, mode, sleep)
         for length in run_of_chunks(config, terms)
     ]
     for length in lengths:
-        chunk = Chunk(mode, 3, 5, feeder.lanes, (1 << length) - 1, advance=1)
+        starts = int(not bench.chunks)
+        chunk = Chunk(mode, 3, 5, feeder.lanes, (1 << length) - 1, advance=1, reset=starts)
         bench.chunks.append(chunk if mode is not IDENTITY else replace(chunk, address=0))
 
     async def testbench(context: SimulatorContext) -> None:
@@ -374,7 +378,7 @@ def test_a_slice_leaves_every_cycle_chunk_after_chunk(config, side, mode, sleep)
 
     bench.simulate(testbench)
     # Accepted in cycle 0, first step in 1, first read in 3.
-    latency = 6 + feeder.lanes if mode is LANES else 6
+    latency = 7 + feeder.lanes if mode is LANES else 6
     begin = sleep or latency
     assert bench.taken == list(range(begin, begin + sum(lengths)))
     assert bench.first_read == (None if mode is IDENTITY else 3)

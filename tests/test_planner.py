@@ -169,7 +169,8 @@ def check(product: Product, zero: Callable[[int], bool], found: Run) -> None:
     for name in ("a", "b", "tiles"):
         pops = found.cycles[name]
         pushes = [leave[id(c)] for c in kept if name != "tiles" or c.first]
-        ends = [max(push, before) + 1 for push, before in zip(pushes, [-1, *pops], strict=False)]
+        late = 2 * (name == "tiles")  # a register before the queue and one behind it
+        ends = [max(p + late, q) + 1 for p, q in zip(pushes, [-1, *pops], strict=False)]
         assert found.seen[name] == ends, f"{name} {message}"
     assert found.idle == max(leave.values()) + 1, message
 
@@ -205,9 +206,9 @@ def leaving_cycles(p: Product, walked: list[Chunk], pops: dict[str, list[int]]) 
 
     held: Chunk | None = None
     for c, chunk in enumerate(walked):
-        behind = c - (LATENCY + 2)
+        behind = c - (LATENCY + 3)
         walk.append(max(1, walk[-1] + 1 if walk else 0, take[behind] + 1 if behind >= 0 else 0))
-        cycle = max(walk[c] + LATENCY + 1, take[-1] + 1 if take else 0)
+        cycle = max(walk[c] + LATENCY + 2, take[-1] + 1 if take else 0)
         if held and (chunk.bitmap or chunk.end):
             settled = held.end or not p.skips
             cycle = max(
@@ -240,9 +241,9 @@ def test_a_product_without_zeros_gives_a_chunk_per_cycle(skip):
     product = Product(config, registers, skip)
     (found,) = run([product], lambda segment: False, 1.0, random.Random(SEED))
     check(product, lambda segment: False, found)
-    assert found.cycles["a"][0] == LATENCY + 4
+    assert found.cycles["a"][0] == LATENCY + 5
     assert len(found.cycles["a"]) == 3 * 3 * 5
-    assert found.cycles["a"][-1] == LATENCY + 4 + 3 * 3 * 5 - 1
+    assert found.cycles["a"][-1] == LATENCY + 5 + 3 * 3 * 5 - 1
 
 
 def test_zeros_cost_a_cycle_per_chunk_and_a_tile_of_zeros_keeps_one_slice():
@@ -258,7 +259,7 @@ def test_zeros_cost_a_cycle_per_chunk_and_a_tile_of_zeros_keeps_one_slice():
     assert [chunk["bitmap"] for chunk in found.b] == [0b111 << 8, 1]
     assert [chunk["first"] & chunk["last"] for chunk in found.b] == [1, 1]
     # the third chunk is kept back until the fourth, the tile's last, is taken
-    assert found.cycles["b"] == [LATENCY + 4 + 3 - 1, LATENCY + 4 + 7]
+    assert found.cycles["b"] == [LATENCY + 5 + 3 - 1, LATENCY + 5 + 7]
     assert found.skipped == 128 - 4
 
 

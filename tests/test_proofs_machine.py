@@ -107,8 +107,8 @@ FEEDER_MUTANTS = {
     "pages": (
         Mutant(
             Transposer,
-            "(count <= self.notice + 1) & (count <= self.places)",
-            "(count <= self.notice + 1)",
+            "(count <= self.notice + 2) & (count <= self.places)",
+            "(count <= self.notice + 2)",
             "a page keeps its words until they are read",
             cycles=48,
         ),
@@ -191,8 +191,8 @@ CASES = {
             ),
             Mutant(
                 Planner,
-                "(on_the_way < depth)",
-                "(on_the_way <= depth)",
+                "on_the_way != depth - 1",
+                "on_the_way != depth",
                 "no chunk comes to a full queue",
             ),
         ),
@@ -208,8 +208,8 @@ CASES = {
             ),
             Mutant(
                 Issuer,
-                "(self.credits < tile.rows)",
-                "(self.credits + 1 < tile.rows)",
+                "(self.credits < queued.rows)",
+                "(self.credits + 1 < queued.rows)",
                 "rows are promised for credits",
             ),
             Mutant(

@@ -88,6 +88,8 @@ def test_walker_goes_over_every_pixel_in_order_and_again_from_a_tiles_start(x_co
         context.set(walker.x_count, x_count)
         context.set(walker.x_stride, strides[0])
         context.set(walker.y_stride, strides[1])
+        context.set(walker.reset, 1)
+        await context.tick()
         for cycle in range(2000):
             got, want = context.get(walker.offset), position(index, x_count, *strides) & mask
             assert got == want, f"cycle {cycle} index {index}: {got} not {want}, seed {SEED}"

@@ -16,8 +16,8 @@ struct Arguments {
     std::int32_t a_in_lanes, b_in_lanes, b_reads, skip, to_stream;
     std::int64_t depth, pages, result_depth, row_latency;
     // sw.timing's names in lower case
-    std::int64_t memory, looked_up, chunk_queue, tile_queue, read, slice_push, lanes_push, left_over;
-    std::int64_t shift_buffer;
+    std::int64_t look, looked_up, chunk_queue, tile_queue, read, slice_push, lanes_push, left_over;
+    std::int64_t transposed, shift_buffer;
 };
 
 // Mirrors sw.machine_recurrence._Result.
@@ -63,10 +63,11 @@ class Feeder {
     std::int64_t room(std::int64_t cycle) const {
         if (chunk_ < given_.pages) return cycle;
         const Page& oldest = pages_[chunk_ % given_.pages];
-        std::int64_t left = oldest.end - given_.left_over;  // all before it have been pushed
+        // Seen a cycle late; a slice more may be left, as it leaves meanwhile.
+        std::int64_t left = oldest.end - given_.left_over - 1;  // all before it have been pushed
         std::int64_t leaving = std::max(oldest.offered, pops_.after(oldest.end - given_.depth - 1));
         if (left > oldest.begin) leaving = std::max(leaving, pushes_.after(left - 1));
-        return std::max(cycle, std::min(leaving, pushes_.after(oldest.end - 1)));
+        return std::max(cycle, std::min(leaving + 1, pushes_.after(oldest.end - 1)));
     }
 
   public:
@@ -101,7 +102,7 @@ class Feeder {
             push = last_step_ + given_.slice_push;
         }
         pushes_.add(push);
-        return push + given_.shift_buffer;
+        return push + given_.shift_buffer + (in_lanes_ ? given_.transposed : 0);
     }
 
     // The first cycle in which a queue of chunks has room for one more.
@@ -187,7 +188,7 @@ class Gemm {
         std::int64_t number = walks_.count();
         walks_.add(std::max({walks_[number - 1] + 1, takes_.after(number - given_.looked_up)}));
         std::int64_t arrive =
-            std::max(walks_[number] + given_.memory + 1, takes_.after(number - 1));
+            std::max(walks_[number] + given_.look, takes_.after(number - 1));
         bool decides = chunk.slices > 0 || end;
         if (decides && holds_) {
             // A chunk held back is known to be the last if nothing of its tile follows.
