@@ -6,60 +6,29 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import nn
 
 from atreides import __version__
 from atreides.cli import INTERRUPTED
+from atreides.heal_job import Job, load_job, words_of
 from atreides.wasq_config import read_config
-from atreides.wasq_options import MAX_SEED, chosen_device, told_mistakes
-from sw.wasq.checkpoint import check_target, describe, load, save
+from atreides.wasq_options import MAX_SEED, chosen_device, drawn_bar, told_mistakes
+from sw.wasq.checkpoint import save
 from sw.wasq.config import ACTIVATION_SCALES, WEIGHT_SCALES, SFConfig
-from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
+from sw.wasq.described import check_target
 from sw.wasq.evaluation import evaluate as evaluate_model
 from sw.wasq.healing import METHODS, Healed, HealOptions, World, check_settings, heal_, processes
 from sw.wasq.healing.options import FORMS, PRECISIONS, SHARDINGS
-from sw.wasq.language import LanguageModel, load_language
-from sw.wasq.modules import QuantizedLayer
+from sw.wasq.language import load_language
 from sw.wasq.records import append_record, check_log
 from sw.wasq.results import make_record
 from sw.wasq.weights import QuantizedWeight
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is healed on what, loaded and checked.
-
-    Parameters
-    ----------
-    spec : str
-        The model as the user named it.
-    language : LanguageModel
-    text : Corpus
-    data : torch.Tensor ``[n, T]``
-    judged : Corpus or None
-        What the healed model is evaluated on.
-    """
-
-    spec: str
-    language: LanguageModel
-    text: Corpus
-    data: torch.Tensor
-    judged: Corpus | None
 
 
 def heal(
@@ -192,52 +161,6 @@ def heal(
             finish(job, method, config, options, healed, output, log, place, world)
 
 
-def load_job(
-    spec: str,
-    device: torch.device,
-    text: str,
-    window: int | None,
-    judged: str | None,
-    tokenizer: Path | None,
-) -> Job:
-    """Load model and texts, and see that the one is not healed on what it is judged by."""
-    language = load_language(spec, device, tokenizer)
-    corpus = load_corpus(text, language.tokenizer)
-    check_calibration(corpus)
-    other = None if judged is None else load_corpus(judged, language.tokenizer)
-    if other is not None:
-        check_overlap(corpus, other)
-    data = windows(corpus, window or min(512, language.context))
-    return Job(spec, language, corpus, data, other)
-
-
-def words_of(begin: Path, job: Job, config: SFConfig) -> dict[str, QuantizedWeight]:
-    """The words of a checkpoint, whose floats the model takes over, too.
-
-    Raises
-    ------
-    ValueError
-        If it is of another model, or of a configuration with other words.
-    """
-    if describe(begin).source.get("sha256") != job.language.sha256:
-        raise ValueError(f"{begin} must be a checkpoint of {job.spec}, not of another model")
-    other = load_language(job.spec, "cpu").module
-    load(begin, other)
-    found = {n: m.weight for n, m in other.named_modules() if isinstance(m, QuantizedLayer)}
-    own = dict(job.language.module.named_parameters())
-    device = next(iter(own.values())).device
-    with torch.no_grad():
-        for name, value in other.named_parameters():
-            if name not in own or own[name].shape != value.shape:
-                raise ValueError(f"{begin} must have the modules of {job.spec}, not rotated ones")
-            own[name].copy_(value)
-    for name, words in found.items():
-        layer = config.for_module(name)
-        if (words.format, words.scale) != (layer.weight_format, layer.weight_scale):
-            raise ValueError(f"{begin} must hold {layer.weight_format} per {layer.weight_scale}")
-    return {name: words.to(device) for name, words in found.items()}
-
-
 def run(
     job: Job,
     method: str,
@@ -361,17 +284,11 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _bar(shown: bool) -> Iterator[Callable[[int, int, float], None]]:
     """A bar with the loss and the time left, on standard error."""
-    console = Console(stderr=True)
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
-    )
-    drawn = shown and console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not drawn) as bar:
-        task = bar.add_task("heal", total=None)
+    with drawn_bar("heal", shown) as update:
 
         def progress(done: int, count: int, loss: float) -> None:
-            bar.update(task, completed=done, total=count, description=f"loss {loss:.4f}")
+            if update is not None:
+                update(completed=done, total=count, description=f"loss {loss:.4f}")
 
         yield progress
 

@@ -56,6 +56,35 @@ def told_mistakes(hint: str) -> Iterator[None]:
 
 
 @contextmanager
+def drawn_bar(what: str, shown: bool = True) -> Iterator[Callable[..., None] | None]:
+    """A bar with the time left, on standard error.
+
+    Parameters
+    ----------
+    what : str
+        That is counted.
+    shown : bool
+        Only one of several processes shows it.
+
+    Yields
+    ------
+    callable or None
+        Takes what ``rich.progress.Progress.update`` takes by name; None without a terminal.
+    """
+    console = Console(stderr=True)
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
+    )
+    if not (shown and console.is_terminal):
+        yield None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda **told: bar.update(task, **told)
+
+
+@contextmanager
 def counted(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left, on standard error; lines now and then without a terminal.
 
@@ -71,21 +100,15 @@ def counted(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None
     callable
         To be told how many are done and how many there are.
     """
-    console = Console(stderr=True)
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
-    )
-    drawn = shown and console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not drawn) as bar:
-        task = bar.add_task(what, total=None)
+    with drawn_bar(what, shown) as update:
         started = told = time.monotonic()
 
         def progress(done: int, count: int) -> None:
             nonlocal told
-            bar.update(task, completed=done, total=count)
             now = time.monotonic()
-            if shown and not drawn and now - told > _EVERY:
+            if update is not None:
+                update(completed=done, total=count)
+            elif shown and now - told > _EVERY:
                 told = now
                 left = (now - started) / max(done, 1) * (count - done)
                 print(f"{what}: {done} of {count}, {left:.0f} s left", file=sys.stderr, flush=True)
