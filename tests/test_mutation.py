@@ -92,7 +92,7 @@ def test_report_lists_every_mutant_and_status_says_whether_the_rate_is_met(tmp_p
         ),
         (["--wrong"], r"mutate: No such option: --wrong.*; options are --bits, --count, .*"),
         (["fma", "--bits"], r"mutate: Option '--bits' requires an argument"),
-        (["--report", "/nosuch/r.json"], r"mutate: report must be in a writable directory, .*"),
+        (["--report", "/dev/null/r.json"], r"mutate: report must be in a writable directory, .*"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_and_status_2(

@@ -15,6 +15,7 @@ from hw.issuer import Issuer
 from hw.planner import Planner
 from hw.tile_memory import TileMemory
 from sw.config import MachineConfig
+from sw.timing import TRANSPOSED
 from tests.planning import Product, a_address, b_address, defaults, plan
 from tests.test_planner import random_product
 
@@ -225,5 +226,5 @@ def test_long_products_issue_a_slice_in_every_cycle():
     for product, (found, cycles) in zip(products, run(Path(config), words, products), strict=True):
         check(product, words, found)
         in_lanes = product.a_mode == 0 or product.b_mode == 1
-        start = config.rows + 3 if in_lanes else 3
+        start = config.rows + 3 + TRANSPOSED if in_lanes else 3
         assert cycles == list(range(start, start + 4 * product.terms)), product
