@@ -153,7 +153,11 @@ class Atreides(wiring.Component):
         controller, memory, planner = self._controller, self._memory, self._planner
         registers, gemm = self._registers.registers, Signal()
         # A cycle late: the planner's first chunk comes later still, a loader's long after it.
-        m.d.sync += gemm.eq(self._controller.executing.gemm)
+        ended = Signal()
+        m.d.sync += [
+            ended.eq(controller.done.gemm),
+            gemm.eq(controller.executing.gemm & ~ended),  # and over with it
+        ]
         self._gemm = gemm
         m.d.comb += [
             planner.start.eq(controller.start.gemm),

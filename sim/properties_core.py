@@ -39,8 +39,7 @@ def core_bench(config: MachineConfig) -> Bench:
     ).any()
     runs = executing.as_value().any()
     refused, stopped, sound = _follow_checks(bench, unit)
-    # Where a GEMM's results go is said a cycle late, so up to the cycle after it.
-    stores = executing.store | executing.gemm | unit._gemm
+    stores = executing.store | executing.gemm
     bench.claim(
         "tile memory is written by the host between programs or by an instruction that may",
         ~tiles | controller.idle | stores,
