@@ -16,7 +16,7 @@ from sim.machine_backends import RTL, execute
 from sim.machine_coverage import Coverage
 from sim.machine_job import Job, MachineFailed
 from sim.machine_session import Stalls
-from sim.machine_stimulus import Stimulus
+from sim.machine_stimulus import LONGEST, Stimulus
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.assembler import disassemble
 from sw.config import COUNTERS, MachineConfig
@@ -30,8 +30,9 @@ STALLED: Final = (
 #: Instructions of one program, and programs of one simulation.
 LENGTH: Final = 40
 BATCH: Final = 50
-#: Cycles after which a program counts as stuck.
-LIMIT: Final = 400_000
+#: Cycles after which a program, or what loads and reads memory, counts as stuck: some tens for each
+#: slice of the longest program, for one of ragged lanes takes a cycle per lane, and the host stalls.
+LIMIT: Final = 400_000 + 50 * LONGEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.machine_job import Job
+from sim.machine_work import slices
 from sw.activation import FUNCTIONS, Table, fit
 from sw.checks import Gemm, initial_registers
 from sw.config import MachineConfig
@@ -19,6 +20,8 @@ from sw.registers import REGISTERS, AMode, BMode, Register
 
 #: Tries at a legal product before an illegal one is taken.
 _TRIES: Final = 40
+#: Slices of a program at most: a size that is meant to be wrong may be right, and take hours.
+LONGEST: Final = 20_000
 #: Tables of all functions, fitted once: that takes longer than a short program.
 _TABLES: Final[dict[str, Table]] = {}
 
@@ -38,7 +41,13 @@ class Stimulus:
         self.arrays = np.random.default_rng(seed)
 
     def job(self, instructions: int) -> Job:
-        """A job of about as many instructions as said."""
+        """A job of about as many instructions as said, of at most LONGEST slices."""
+        words = self._words(instructions)
+        while slices(words, self.config) > LONGEST:
+            words = self._words(instructions)
+        return Job(self.config, words, self.memory(), self.parameters())
+
+    def _words(self, instructions: int) -> tuple[int, ...]:
         self._current = initial_registers(self.config)
         parts: list[list[tuple[int, ...]]] = []
         while sum(map(len, parts)) < instructions:
@@ -48,7 +57,7 @@ class Stimulus:
         words = [word for part in parts for instruction in part for word in instruction]
         if self._chance(0.03) and len(words) > 1:  # an instruction may lack its end
             words.pop()
-        return Job(self.config, tuple(words), self.memory(), self.parameters())
+        return tuple(words)
 
     def memory(self) -> npt.NDArray[np.uint16]:
         """Words: any, or zeros of both signs, unities, and whole segments of zeros."""

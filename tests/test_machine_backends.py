@@ -14,11 +14,12 @@ from sim.machine_backends import RTL, execute
 from sim.machine_coverage import Coverage
 from sim.machine_design import design
 from sim.machine_job import Job, MachineFailed, Result
-from sim.machine_random import STALLED, compare, run
+from sim.machine_random import LIMIT, STALLED, compare, run
 from sim.machine_session import Session, Stalls
-from sim.machine_stimulus import Stimulus
+from sim.machine_stimulus import LONGEST, Stimulus
 from sim.machine_trace import Trace, Window
 from sim.machine_verilator import FST_HEADERS
+from sim.machine_work import slices
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.assembler import assemble
 from sw.config import MachineConfig
@@ -92,6 +93,25 @@ def test_stimulus_follows_from_its_seed() -> None:
     first, again, other = (Stimulus(CONFIG, seed).job(20) for seed in (7, 7, 8))
     assert first.words == again.words != other.words
     assert (first.memory == again.memory).all()
+
+
+def test_random_programs_are_short_even_where_a_wrong_size_is_right() -> None:
+    config = MachineConfig(bits=8, rows=4, columns=4, slots=32, parameters=16, row_parameters=64)
+    jobs = [Stimulus(config, seed).job(40) for seed in range(2, 52)]  # 65,535 groups came with 4
+    results = execute(jobs, "model")
+    for job, result in zip(jobs, results, strict=True):
+        told = slices(job.words, config)
+        taken = result.report[Counter.SLICES] + result.report[Counter.SKIPPED_SLICES]
+        assert taken <= told <= LONGEST
+    assert max(result.report.cycles for result in results) < LIMIT
+
+
+def test_slices_of_a_program_are_those_that_the_array_takes() -> None:
+    text = "SET G, 300\nSET K0, 3\nSET A_X, 0\nGEMM stream, linear\nHALT\nGEMM stream, linear\n"
+    words = assemble(text, config=CONFIG).words
+    (result,) = execute([Job.of(CONFIG, words)], "model")
+    assert result.report.fault == Fault.NONE
+    assert slices(words, CONFIG) == result.report[Counter.SLICES] == 900
 
 
 def test_every_difference_is_told() -> None:
