@@ -31,7 +31,7 @@ STALLED: Final = (
 LENGTH: Final = 40
 BATCH: Final = 50
 #: Cycles after which a program, or what loads and reads memory, counts as stuck: some tens for each
-#: slice of the longest program, for one of ragged lanes takes a cycle per lane, and the host stalls.
+#: slice of the longest program, for one of ragged lanes takes a cycle per lane, and hosts stall.
 LIMIT: Final = 400_000 + 50 * LONGEST
 
 
