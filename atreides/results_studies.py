@@ -164,7 +164,8 @@ def _scaling(rows: list[Row]) -> list[dict[str, Any]]:
     if law:
         text.append(
             f"ln P = {law['E']:.3f} {law['A']:+.3f} (n / 10^6)^-{law['alpha']:.3f} "
-            f"{law['B']:+.3f} c^-{law['beta']:.3f} {law['D']:+.3f} 2^(-{law['gamma']:.3f} x), "
+            f"{law['B']:+.3f} c^-{law['beta']:.3f} "
+            f"{law['D']:+.3f} (n / 10^6)^-{law['delta']:.3f} 2^(-{law['gamma']:.3f} x), "
             f"through {law['points']} points without padding; root mean square error of ln P "
             f"{law['error']:.4f}, {law['explained']:.2%} of its variance."
         )

@@ -56,7 +56,7 @@ def _table(title: str, first: str) -> Table:
 def law_of(rows: Sequence[Row]) -> scaling_fit.Law | None:
     """The law through the points without padding, None if they are too few."""
     packed = [row for row in rows if row["mode"] == "packed"]
-    enough = len(packed) >= 8 and all(
+    enough = len(packed) >= 9 and all(
         len({row[name] for row in packed}) > 1 for name in ("size", "context", "bits")
     )
     return scaling_fit.fit(packed) if enough else None

@@ -229,7 +229,8 @@ def law_rows(noise: float = 0.0) -> list[dict[str, float]]:
     for size in (3e5, 1e6, 5e6, 2e7):
         for context in (2, 8, 64, 512, 4096):
             for bits in (4, 6, 8):
-                value = 2.0 + 0.8 * (size / 1e6) ** -0.3 + 1.2 * context**-0.5 + 9 * 2.0**-bits
+                value = 2.0 + 0.8 * (size / 1e6) ** -0.3 + 1.2 * context**-0.5
+                value += 9 * (size / 1e6) ** -0.6 * 2.0**-bits
                 value += noise * float(torch.randn((), generator=random))
                 row = {"size": size, "context": context, "bits": bits}
                 rows.append({**row, "perplexity": math.exp(value)})
@@ -238,15 +239,15 @@ def law_rows(noise: float = 0.0) -> list[dict[str, float]]:
 
 def test_fit_finds_the_law_that_points_were_made_by() -> None:
     law = scaling_fit.fit(law_rows())
-    found = (law.alpha, law.beta, law.gamma, law.E, law.A, law.B, law.D)
-    assert found == pytest.approx((0.3, 0.5, 1.0, 2.0, 0.8, 1.2, 9.0), rel=0.05)
+    found = (law.alpha, law.beta, law.gamma, law.delta, law.E, law.A, law.B, law.D)
+    assert found == pytest.approx((0.3, 0.5, 1.0, 0.6, 2.0, 0.8, 1.2, 9.0), rel=0.05)
     assert law.error < 1e-3
     assert law.explained > 0.9999
     held = scaling_fit.out_of_sample(law_rows(0.01))
     assert len(held) == 3
     assert all(row["error"] < 0.1 < row["naive"] for row in held[:1])
-    with pytest.raises(ValueError, match="rows must be at least 8"):
-        scaling_fit.fit(law_rows()[:7])
+    with pytest.raises(ValueError, match="rows must be at least 9"):
+        scaling_fit.fit(law_rows()[:8])
 
 
 def test_minimum_and_effect_of_padding_are_read_off_the_points() -> None:

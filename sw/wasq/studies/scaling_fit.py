@@ -1,10 +1,12 @@
 """A law through the points of the scaling study, and how well it tells points it has not seen.
 
-``ln P = E + A n^-alpha + B c^-beta + D 2^(-gamma x)``: an irreducible part and one falling power
-per size, context and width, as in J. Hoffmann et al., "Training Compute-Optimal Large Language
-Models", arXiv:2203.15556, there of the loss, which ln P is. For given exponents the rest is linear
-least squares; exponents are found on a grid that is refined around its best point (variable
-projection: G. Golub, V. Pereyra, 1973), so that there is no starting point to choose.
+``ln P = E + A n^-alpha + B c^-beta + D n^-delta 2^(-gamma x)``: an irreducible part and one falling
+power per size, context and width, as in J. Hoffmann et al., "Training Compute-Optimal Large
+Language Models", arXiv:2203.15556, there of the loss, which ln P is. What a width costs falls with
+the size, as in T. Kumar et al., "Scaling Laws for Precision", arXiv:2411.04330. For given exponents
+the rest is linear least squares; exponents are found on a grid that is refined around its best
+point (variable projection: G. Golub, V. Pereyra, 1973), so that there is no starting point to
+choose.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Lowest and highest exponents of size, context and bits; points of the grid per exponent.
-_BOUNDS: Final = ((0.02, 2.0), (0.02, 3.0), (0.1, 3.0))
-_GRID: Final = 8
-_REFINEMENTS: Final = 6
+#: Lowest and highest alpha, beta, gamma and delta; points of the grid per exponent.
+_BOUNDS: Final = ((0.02, 2.0), (0.02, 3.0), (0.1, 3.0), (0.02, 2.0))
+_GRID: Final = 7
+_REFINEMENTS: Final = 8
+#: Added to the normal equations' diagonal, relative to it, while exponents are ranked.
+_RIDGE: Final = 1e-12
 #: A size that terms are relative to, so that coefficients are of the order of 1.
 _UNIT: Final = 1e6
 
@@ -30,11 +34,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """``ln P = E + A (n / 10^6)^-alpha + B c^-beta + D 2^(-gamma x)``.
+    """``ln P = E + A (n / 10^6)^-alpha + B c^-beta + D (n / 10^6)^-delta 2^(-gamma x)``.
 
     Parameters
     ----------
-    E, A, B, D, alpha, beta, gamma : float
+    E, A, B, D, alpha, beta, gamma, delta : float
     error : float
         Root mean square of ln P over the points fitted.
     explained : float
@@ -49,6 +53,7 @@ class Law:
     alpha: float
     beta: float
     gamma: float
+    delta: float
     error: float
     explained: float
     points: int
@@ -59,7 +64,7 @@ class Law:
             self.E
             + self.A * (size / _UNIT) ** -self.alpha
             + self.B * context**-self.beta
-            + self.D * 2 ** (-self.gamma * bits)
+            + self.D * (size / _UNIT) ** -self.delta * 2 ** (-self.gamma * bits)
         )
 
     def to_json(self) -> dict[str, float]:
@@ -78,37 +83,38 @@ def fit(rows: Sequence[Row]) -> Law:
     Raises
     ------
     ValueError
-        If there are fewer than 8 rows for the 7 numbers of the law, or one is not finite.
+        If there are fewer than 9 rows for the 8 numbers of the law, or one is not finite.
     """
-    if len(rows) < 8:
-        raise ValueError(f"rows must be at least 8 to fit a law, not {len(rows)}")
+    if len(rows) < 9:
+        raise ValueError(f"rows must be at least 9 to fit a law, not {len(rows)}")
     n, c, x, p = (_column(rows, name) for name in ("size", "context", "bits", "perplexity"))
     y = np.log(p)
     if not np.isfinite(y).all():
         raise ValueError("perplexity must be finite and above 0 in every row")
     centres = [math.sqrt(low * high) for low, high in _BOUNDS]
     reach = [math.log(high / low) / 2 for low, high in _BOUNDS]
-    best: tuple[float, tuple[float, ...], NDArray[np.float64]] | None = None
+    best: tuple[float, Sequence[float]] | None = None
     for _ in range(_REFINEMENTS):
         axes = [
             np.clip(centre * np.exp(np.linspace(-r, r, _GRID)), low, high)
             for centre, r, (low, high) in zip(centres, reach, _BOUNDS, strict=True)
         ]
-        for chosen in product(*axes):
-            terms = _terms(n, c, x, chosen)
-            found = np.asarray(np.linalg.lstsq(terms, y, rcond=1e-10)[0], np.float64)
-            error = float(np.square(terms @ found - y).sum())
-            if best is None or error < best[0]:
-                best = error, tuple(map(float, chosen)), found
-        assert best is not None
+        chosen = np.array(list(product(*axes)))
+        errors = _errors(_terms(n, c, x, chosen), y)
+        least = int(errors.argmin())
+        if best is None or errors[least] < best[0]:
+            best = float(errors[least]), chosen[least].tolist()
         centres, reach = list(best[1]), [r * 2.5 / _GRID for r in reach]
     assert best is not None
-    error, (alpha, beta, gamma), coefficients = best
-    e, a, b, d = (float(v) for v in coefficients)
+    terms = _terms(n, c, x, np.array([best[1]]))[0]
+    found = np.asarray(np.linalg.lstsq(terms, y, rcond=1e-10)[0], np.float64)
+    error = float(np.square(terms @ found - y).sum())
     total = float(np.square(y - y.mean()).sum())
     explained = 1 - error / total if total else 1.0
     rms = math.sqrt(error / len(rows))
-    return Law(e, a, b, d, alpha, beta, gamma, rms, explained, len(rows))
+    e, a, b, d = found.tolist()
+    alpha, beta, gamma, delta = best[1]
+    return Law(e, a, b, d, alpha, beta, gamma, delta, rms, explained, len(rows))
 
 
 def out_of_sample(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -132,7 +138,7 @@ def out_of_sample(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for name, is_held in parts:
         held = [row for row in rows if is_held(row)]
         kept = [row for row in rows if not is_held(row)]
-        if len(kept) < 8 or not held:
+        if len(kept) < 9 or not held:
             continue
         law = fit(kept)
         told = [law(row["size"], row["context"], row["bits"]) for row in held]
@@ -193,11 +199,23 @@ def _terms(
     n: NDArray[np.float64],
     c: NDArray[np.float64],
     x: NDArray[np.float64],
-    exponents: Sequence[float],
+    exponents: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    alpha, beta, gamma = exponents
-    columns = (np.ones_like(n), (n / _UNIT) ** -alpha, c**-beta, 2 ** (-gamma * x))
-    return np.stack(columns, 1)
+    """The law's four terms: float64 of (choices of exponents, rows, 4)."""
+    alpha, beta, gamma, delta = (column[:, None] for column in exponents.T)
+    size = n[None] / _UNIT
+    ones = np.ones((len(exponents), len(n)))
+    bits = size**-delta * 2 ** (-gamma * x[None])
+    return np.stack((ones, size**-alpha, c[None] ** -beta, bits), 2)
+
+
+def _errors(terms: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared error that the best coefficients leave, for every choice of exponents."""
+    scale = np.sqrt(np.square(terms).sum(1, keepdims=True))
+    terms = terms / scale
+    gram = terms.transpose(0, 2, 1) @ terms + _RIDGE * np.eye(terms.shape[2])
+    found = np.linalg.solve(gram, terms.transpose(0, 2, 1) @ y[:, None])
+    return np.asarray(np.square((terms @ found)[..., 0] - y).sum(1), np.float64)
 
 
 def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
