@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,6 +31,8 @@ from sim.runner import MissingSimulator, SimulationFailed
 COMPARED: Final = ("mac", "multiplier")
 #: Target of a library of which no unit knows a cell.
 LIBERTY: Final = "liberty"
+#: Bytes that a packed Liberty file may hold.
+MOST_LIBERTY: Final = 256 << 20
 #: Said where a power would stand.
 NO_FPGA_POWER: Final = "not measured, for the open tools know no power of an FPGA"
 _DEFAULTS: Final = Options()
@@ -196,13 +200,32 @@ def _flow(target: str, placed: bool, powered: bool) -> Flow:
         return Flow(target, placed=placed)
     if placed:
         raise ValueError(f"--place must come with {' or '.join(FPGAS)}, not {target!r}")
-    liberty = None if target == OSU018 else Path(target)
-    if liberty is not None and (liberty.suffix != ".lib" or not liberty.is_file()):
-        raise ValueError(
-            f"target must be {', '.join(FPGAS)}, {OSU018} or a Liberty file .lib, not {target!r}"
-        )
+    liberty = None if target == OSU018 else _library(target)
     check_standard_cells(liberty)
     return Flow(OSU018 if liberty is None else LIBERTY, liberty, powered=powered)
+
+
+def _library(target: str) -> Path:
+    """A Liberty file's path; one that is packed by gzip is unpacked into build/ppa first."""
+    path = Path(target)
+    if not path.name.endswith((".lib", ".lib.gz")) or not path.is_file():
+        raise ValueError(
+            f"target must be {', '.join(FPGAS)}, {OSU018} or a Liberty file .lib or .lib.gz, "
+            f"not {target!r}"
+        )
+    if path.suffix != ".gz":
+        return path
+    try:
+        with gzip.open(path) as packed:
+            text = packed.read(MOST_LIBERTY + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} must be packed by gzip: {error}") from None
+    if len(text) > MOST_LIBERTY:
+        raise ValueError(f"{path} must hold at most {MOST_LIBERTY >> 20} MiB, it holds more")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    unpacked = FOLDER / path.stem
+    write_bytes(unpacked, text)
+    return unpacked
 
 
 def _widths(unit: str, bits: str | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -173,7 +174,10 @@ def test_what_fits_no_device_is_said_in_one_sentence() -> None:
         (["nosuch"], "unit must be one of multiplier, product"),
         (["mac", "--bits", "2"], "bits must be 3 to 16, not 2"),
         (["mac", "--bits", "a"], "bits must be numbers as in 16,8,4, not 'a'"),
-        (["mac", "--target", "gowin"], "target must be ecp5, ice40, osu018 or a Liberty file .lib"),
+        (
+            ["mac", "--target", "gowin"],
+            "ecp5, ice40, osu018 or a Liberty file .lib or .lib.gz, not",
+        ),
         (["mac", "--place"], "--place must come with ecp5 or ice40, not 'osu018'"),
         (["mac", "--power", "--target", "ecp5"], "--power must come with standard cells, not 'e"),
         (["fma", "--power"], "compared, or with cell, array, atreides, not 'fma'"),
@@ -193,6 +197,24 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert message in complaint
     assert complaint.count("\n") == 1
     assert not list(folder.iterdir())
+
+
+def test_a_packed_library_is_unpacked_and_a_broken_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppa, "FOLDER", tmp_path / "unpacked")
+    packed = tmp_path / "cells.lib.gz"
+    packed.write_bytes(gzip.compress(b"library (cells) {}"))
+    found = ppa._library(str(packed))
+    assert (found.name, found.read_bytes()) == ("cells.lib", b"library (cells) {}")
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="must be packed by gzip"):
+        ppa._library(str(packed))
+    packed.write_bytes(gzip.compress(b"library (cells) {}"))
+    monkeypatch.setattr(ppa, "MOST_LIBERTY", 4)
+    with pytest.raises(ValueError, match="must hold at most 0 MiB"):
+        ppa._library(str(packed))
+    assert found.read_bytes() == b"library (cells) {}"
 
 
 def test_a_missing_tool_is_one_sentence_and_leaves_no_file(
