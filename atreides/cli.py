@@ -185,6 +185,7 @@ def main(
         print(f"atreides: {sentence(error)}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        print("atreides: interrupted", file=sys.stderr)
         return INTERRUPTED
     except FileMistake as error:
         print(f"atreides: {error}", file=sys.stderr)

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from atreides import __version__
-from atreides.wasq_options import chosen_device, counted, told_mistakes
+from atreides.wasq_options import chosen_device, counted, told_interrupt, told_mistakes
 from sw.datasets import DatasetError
-from sw.paths import cache_directory
+from sw.paths import cache_directory, check_file
 from sw.wasq.corpus import SOURCES, Corpus, CorpusError, check_overlap, load_corpus
 from sw.wasq.evaluation import WINDOW, Evaluation
 from sw.wasq.evaluation import evaluate as evaluate_model
@@ -23,7 +23,7 @@ from sw.wasq.healing.world import processes
 from sw.wasq.intervals import recovery
 from sw.wasq.language import load_language
 from sw.wasq.opened import OpenedModel, open_model
-from sw.wasq.records import Record, append_record, check_log, read_records
+from sw.wasq.records import Record, append_record, read_records
 from sw.wasq.results import make_record
 
 REFERENCES: Final = ("auto", "float", "none")
@@ -99,12 +99,16 @@ def evaluate(
     predicted. Ctrl-C keeps the windows done: run the same again to go on. Exit status 2 for a
     mistake of yours.
     """
-    with told_mistakes("take a smaller --batch or --window"):
+    with (
+        told_mistakes("take a smaller --batch or --window"),
+        told_interrupt(lambda: "no window is kept yet: run the same again"),
+    ):
         place = chosen_device(device)
         if reference not in REFERENCES:
             raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, not {reference!r}")
-        if log is not None:
-            check_log(log)
+        for file in (log, resume):
+            if file is not None:
+                check_file(file)
         wishes = Wishes(model, text, window, batch, limit, tail, reference, tokenizer, resume)
         with processes(place) as world:
             opened = open_model(model, place, tokenizer)
@@ -131,7 +135,9 @@ def measure(
             if opened.config is None
             else load_language(opened.float_spec, device, wishes.tokenizer).module
         )
-    with counted("windows", shown) as progress:
+    state = wishes.resume or _state(wishes, opened, corpus)
+    kept = f"the windows done are kept in {state.parent}: run the same again to go on"
+    with counted("windows", shown) as progress, told_interrupt(lambda: kept):
         return evaluate_model(
             language.module,
             corpus,
@@ -141,7 +147,7 @@ def measure(
             limit=wishes.limit,
             tail=wishes.tail,
             progress=progress,
-            resume=wishes.resume or _state(wishes, opened, corpus),
+            resume=state,
         )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from atreides import explore_figures, explore_picture, explore_points, explore_results, explore_run
+from atreides.cli import INTERRUPTED
 from atreides.explore_accuracy import METRICS, Accuracy
 from atreides.explore_figures import Work
 from atreides.explore_points import NAMES
@@ -97,7 +98,7 @@ def explore(
             )
     except KeyboardInterrupt:
         typer.echo(f"atreides: what was done is in {output}; run again to go on", err=True)
-        raise
+        raise typer.Exit(INTERRUPTED) from None
     except (FileMistake, TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     best = explore_results.front(outcomes, accuracy)

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
 from torch import nn
 
-from atreides import __version__
 from atreides.cli import INTERRUPTED
 from atreides.heal_job import Job, load_job, words_of
+from atreides.heal_result import Result
 from atreides.wasq_config import read_config
-from atreides.wasq_options import MAX_SEED, chosen_device, drawn_bar, told_mistakes
-from sw.wasq.checkpoint import save
+from atreides.wasq_options import (
+    MAX_SEED,
+    chosen_device,
+    drawn_bar,
+    told_interrupt,
+    told_mistakes,
+    until_interrupted,
+)
+from sw.paths import check_file, check_folder
 from sw.wasq.config import ACTIVATION_SCALES, WEIGHT_SCALES, SFConfig
 from sw.wasq.described import check_target
 from sw.wasq.evaluation import evaluate as evaluate_model
 from sw.wasq.healing import METHODS, Healed, HealOptions, World, check_settings, heal_, processes
+from sw.wasq.healing.checkpoint import was_written
 from sw.wasq.healing.options import FORMS, PRECISIONS, SHARDINGS
-from sw.wasq.language import load_language
-from sw.wasq.records import append_record, check_log
-from sw.wasq.results import make_record
 from sw.wasq.weights import QuantizedWeight
 
 
@@ -114,12 +117,18 @@ def heal(
     `atreides heal smollm2-135m --method lth --rho 0.05 --weights 4 -o build/ticket --device cuda
     --evaluate wikitext-2:raw-test --log results.jsonl` heals a twentieth of the weights;
 
-    `torchrun --nproc-per-node 2 -m atreides heal ... --micro 4` shares the windows out.
+    `torchrun --nproc-per-node 2 -m -- atreides heal ... --micro 4` shares the windows out; without
+    `--` torchrun takes `--log` for its own.
 
     Checkpoints and a log of steps go to DIR.healing. Ctrl-C leaves a checkpoint and says how to go
     on. Exit status 2 for a mistake of yours, 130 when interrupted.
     """
-    with told_mistakes("take a smaller --batch, --micro or --window"):
+    started = time.time()
+    folder = resume or output.with_name(f"{output.name}.healing")
+    with (
+        told_mistakes("take a smaller --batch, --micro or --window"),
+        told_interrupt(lambda: _kept(folder, 0.0 if resume else started)),
+    ):
         place = chosen_device(device)
         given = {
             "weights": weights,
@@ -148,9 +157,9 @@ def heal(
         if log is not None and evaluate is None:
             raise ValueError("log must come with --evaluate, whose result it gets")
         if log is not None:
-            check_log(log)
+            check_file(log)
         check_target(output)
-        folder = resume or output.with_name(f"{output.name}.healing")
+        check_folder(folder)
         with processes(place) as world:
             job = load_job(model, place, text, window, evaluate, tokenizer)
             start = None if begin is None else words_of(begin, job, config)
@@ -158,7 +167,10 @@ def heal(
             if not healed.finished:
                 _say_how_to_go_on(folder, len(healed.losses), world)
                 raise typer.Exit(INTERRUPTED)
-            finish(job, method, config, options, healed, output, log, place, world)
+            result = Result(job, method, config, options, healed, place)
+            result.write(output, world)
+            with told_interrupt(lambda: f"{output} is whole, and `atreides evaluate` measures it"):
+                result.evaluate(log, world)
 
 
 def run(
@@ -201,86 +213,6 @@ def run(
         )
 
 
-def finish(
-    job: Job,
-    method: str,
-    config: SFConfig,
-    options: HealOptions,
-    healed: Healed,
-    output: Path,
-    log: Path | None,
-    device: torch.device,
-    world: World,
-) -> None:
-    """Write the checkpoint, evaluate it if asked to, and tell."""
-    used = SFConfig.from_json(healed.notes.get("config", config.to_json()))
-    total = sum(words.words.numel() for words in healed.weights.values())
-    spent = {
-        "seed": options.seed,
-        "tokens": healed.tokens,
-        "seconds": healed.seconds,
-        "trained": healed.fraction,
-    }
-    told = {"model": job.spec, "sha256": job.language.sha256, "method": method, **spent}
-    told |= {"calibration": f"{job.text.name}:{job.text.split}"}
-    told |= {"calibration_sha256": job.text.sha256}
-    if world.leads:
-        save(job.language.module, used, output, told)
-    console = Console()
-    if world.leads:
-        loss = f", loss {healed.losses[-1]:.4f}" if healed.losses else ""
-        console.print(
-            f"{output}: {healed.fraction:.2%} of {total:,} weights healed in "
-            f"{len(healed.losses)} steps, {healed.seconds:.1f} s{loss}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if job.judged is None:
-        return
-    reference = load_language(job.spec, device).module
-    network = job.language.module.to(device)
-    found = evaluate_model(network, job.judged, job.data.shape[1], reference=reference)
-    row = make_record(
-        job.language.name,
-        job.language.sha256,
-        job.judged,
-        found,
-        quantized=network,
-        config=used,
-        calibration=job.text,
-        device=device,
-        method=method,
-        version=__version__,
-        **spent,
-        **{n: healed.notes[n] for n in ("effective_bits",) if n in healed.notes},
-    )
-    if world.leads:
-        if log is not None:
-            append_record(log, row)
-        console.print(
-            f"perplexity {found.perplexity:.4f} on {job.judged.name}:{job.judged.split}, "
-            f"float {found.reference_perplexity:.4f}",
-            highlight=False,
-        )
-
-
-@contextmanager
-def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed since; a second time ends the program at once."""
-    pressed: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @contextmanager
 def _bar(shown: bool) -> Iterator[Callable[[int, int, float], None]]:
     """A bar with the loss and the time left, on standard error."""
@@ -291,6 +223,13 @@ def _bar(shown: bool) -> Iterator[Callable[[int, int, float], None]]:
                 update(completed=done, total=count, description=f"loss {loss:.4f}")
 
         yield progress
+
+
+def _kept(folder: Path, since: float) -> str:
+    """What is left of a healing that was ended, not asked to end."""
+    if was_written(folder, since):
+        return f"a checkpoint is kept: go on with the same command and --resume {folder}"
+    return "no checkpoint is kept yet: run the same again"
 
 
 def _say_how_to_go_on(folder: Path, done: int, world: World) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from atreides.wasq_options import absolute
 from sw.wasq.checkpoint import load
 from sw.wasq.config import SFConfig
-from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
+from sw.wasq.corpus import SOURCES, Corpus, check_calibration, check_overlap, load_corpus, windows
 from sw.wasq.described import describe
 from sw.wasq.language import LanguageModel, load_language
 from sw.wasq.modules import QuantizedLayer
@@ -23,9 +24,11 @@ class Job:
     Parameters
     ----------
     spec : str
-        The model as the user named it.
+        The model as the user named it, wherever it is called from.
     language : LanguageModel
     text : Corpus
+    calibration : str
+        As ``spec``, of the text.
     data : torch.Tensor ``[n, T]``
     judged : Corpus or None
         What the healed model is evaluated on.
@@ -34,6 +37,7 @@ class Job:
     spec: str
     language: LanguageModel
     text: Corpus
+    calibration: str
     data: torch.Tensor
     judged: Corpus | None
 
@@ -54,7 +58,9 @@ def load_job(
     if other is not None:
         check_overlap(corpus, other)
     data = windows(corpus, window or min(512, language.context))
-    return Job(spec, language, corpus, data, other)
+    named = f"{corpus.name}:{corpus.split}"
+    calibration = absolute(text) if text.partition(":")[0] not in SOURCES else named
+    return Job(absolute(spec), language, corpus, calibration, data, other)
 
 
 def words_of(begin: Path, job: Job, config: SFConfig) -> dict[str, QuantizedWeight]:

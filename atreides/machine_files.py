@@ -16,6 +16,7 @@ from sw.activation import SLOPE_BITS, START_BITS
 from sw.assembler import AssemblyError, assemble, parse_hexadecimal
 from sw.config import MachineConfig
 from sw.machine_state import LIFT_BITS, Parameters
+from sw.paths import is_writable
 from sw.scale import SHIFT_BITS
 
 #: Arrays of a memory image besides ``tiles``, by the attribute of Parameters that they become.
@@ -138,7 +139,7 @@ def check_writable(path: Path | None) -> None:
         return
     if path.is_dir():
         raise FileMistake(f"{path} must be a file, not a folder")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    if not path.parent.is_dir() or not is_writable(path.parent):
         raise FileMistake(f"{path} must be in a folder that exists and can be written to")
 
 

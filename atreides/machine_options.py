@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
-from sw.config import MachineConfig
+from sw.config import MULTIPLIER_NAMES, MachineConfig
 
 Bits = Annotated[int, typer.Option("--bits", metavar="N", help="Bits of a word, 3 to 16.")]
 Unity = Annotated[bool, typer.Option("--unity/--no-unity", help="Whether all ones is 1.")]
@@ -56,7 +56,9 @@ Wide = Annotated[
 CountersOf = Annotated[
     str, typer.Option("--counters", metavar="NAME", help="Counters: all, cycles or none.")
 ]
-Multiplier = Annotated[str, typer.Option("--multiplier", help="A name of hw.build's.")]
+Multiplier = Annotated[
+    str, typer.Option("--multiplier", metavar="NAME", help=f"{', '.join(MULTIPLIER_NAMES)}.")
+]
 
 #: Every size of a machine, by the name of its field, in the order of the help.
 OPTIONS: Final[dict[str, Any]] = {

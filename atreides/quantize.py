@@ -13,7 +13,14 @@ from rich.console import Console
 
 from atreides.wasq_config import read_config
 from atreides.wasq_methods import VANILLA, Job, check_method, describe_methods, run_method
-from atreides.wasq_options import MAX_SEED, chosen_device, counted, told_mistakes
+from atreides.wasq_options import (
+    MAX_SEED,
+    absolute,
+    chosen_device,
+    counted,
+    told_interrupt,
+    told_mistakes,
+)
 from sw.datasets import DatasetError
 from sw.wasq.checkpoint import save
 from sw.wasq.config import SFConfig
@@ -139,7 +146,10 @@ def quantize(
         **{"head": head, "embedding": embedding, "norms": norms, "unity": unity},
     }
     wishes = Wishes(method, calibration, calibration_tokens, calibration_window, seed)
-    with told_mistakes("take fewer --calibration-tokens, or --device cpu"):
+    with (
+        told_mistakes("take fewer --calibration-tokens, or --device cpu"),
+        told_interrupt(lambda: _kept(output)),
+    ):
         place = chosen_device(device)
         check_target(output)
         check_method(method)
@@ -172,7 +182,7 @@ def quantize_language(
         device = next(language.module.parameters()).device
         tokens = windows(corpus, min(wishes.window, language.context)).to(device)
     started = time.monotonic()
-    unfinished = output.with_name(f"{output.name}.unfinished")
+    unfinished = _unfinished(output)
     with counted("layers") as progress:
         job = Job(
             language,
@@ -191,16 +201,30 @@ def quantize_language(
             progress=job.progress,
         )
     source = {
-        **{"model": _spec(spec), "sha256": language.sha256, "method": wishes.method},
+        **{"model": absolute(spec), "sha256": language.sha256, "method": wishes.method},
         **{"seed": wishes.seed, "seconds": time.monotonic() - started},
         "tokens": 0 if tokens is None else tokens.numel(),
         "trained": 0.0,
     }
     if corpus is not None:
-        source |= {"calibration": _spec(wishes.calibration), "calibration_sha256": corpus.sha256}
+        source |= {"calibration": absolute(wishes.calibration), "calibration_sha256": corpus.sha256}
     save(language.module, config, output, source)
     shutil.rmtree(unfinished, ignore_errors=True)
     return effective_bits(language.module) or 0.0
+
+
+def _unfinished(output: Path) -> Path:
+    """Where methods keep what they have finished."""
+    return output.with_name(f"{output.name}.unfinished")
+
+
+def _kept(output: Path) -> str:
+    """What an interrupt leaves."""
+    parts = list(_unfinished(output).glob("*/*.safetensors"))
+    if not parts:
+        return f"nothing is kept yet and {output} is as it was: run the same again"
+    kept = f"{len(parts)} finished parts are kept in {_unfinished(output)}"
+    return f"{kept}: run the same again to go on"
 
 
 def is_text_needed(config: SFConfig) -> bool:
@@ -231,9 +255,3 @@ def _calibration(language: LanguageModel, config: SFConfig, wishes: Wishes) -> C
     corpus = corpus.head(wishes.tokens)
     check_overlap(corpus, held_out)
     return corpus
-
-
-def _spec(spec: str) -> str:
-    """A model or text as it can be found from another folder."""
-    path = Path(spec)
-    return str(path.resolve()) if path.exists() else spec

@@ -153,7 +153,7 @@ class Folder:
             pass
         self.path = path
 
-    def write(self, name: str, text: str) -> Path:
+    def write(self, name: str, content: str | bytes) -> Path:
         """Write a file, replacing one that is there.
 
         Raises
@@ -164,8 +164,8 @@ class Folder:
         target = self.path / name
         descriptor, scratch = tempfile.mkstemp(dir=self.path, prefix=".unfinished-")
         try:
-            with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with open(descriptor, "wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
             os.chmod(scratch, 0o644)
             os.replace(scratch, target)
         except BaseException:

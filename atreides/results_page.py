@@ -14,6 +14,7 @@ from atreides.mistakes import refusal
 from atreides.report import Folder, HtmlTable, inline, render, versions
 from atreides.results_rows import FLOAT, Row, evaluations, groups, reference
 from atreides.results_studies import study_sections
+from sw.paths import check_file
 from sw.wasq.studies.log import read_log
 
 #: Names of a row's figures as heads of a table.
@@ -46,6 +47,7 @@ def report(
     try:
         if output.suffix != ".html":
             raise ValueError(f"output must end in .html, not {str(output)!r}")
+        check_file(output)
         rows: list[Row] = []
         origin, mistakes = [], list[str]()
         for log in logs:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from atreides import study_kinds
 from atreides.study_kinds import Job
-from atreides.wasq_options import MAX_SEED, told_mistakes
+from atreides.wasq_options import MAX_SEED, told_interrupt, told_mistakes
+from sw.paths import check_file, check_folder
 
 KINDS: Final[Mapping[str, Callable[[Job], None]]] = MappingProxyType(
     {
@@ -84,16 +85,21 @@ def study(
     `atreides study write-text smollm2-135m --limit 4096 -o build/text` lets a model write so many
     windows, for --generated.
 
-    Ctrl-C loses at most the row at hand. Exit status 2 for a mistake of yours.
+    Ctrl-C loses at most the row at hand, of write-text the text. Exit status 2 for a mistake of
+    yours.
     """
     console = Console()
-    with told_mistakes("take a shorter --window"):
+    where = log or output / "study.jsonl"
+    with (
+        told_mistakes("take a shorter --window"),
+        told_interrupt(lambda: _kept(kind, output, where)),
+    ):
         if kind not in KINDS:
             raise ValueError(f"study must be one of {', '.join(KINDS)}, not {kind!r}")
         job = Job(
             models=tuple(models or ()),
             output=output,
-            log=log or output / "study.jsonl",
+            log=where,
             device=device,
             bits=_integers("bits", bits),
             text=text,
@@ -107,7 +113,18 @@ def study(
             seed=seed,
             console=console,
         )
+        check_folder(output)
+        check_file(where)
         KINDS[kind](job)
+
+
+def _kept(kind: str, output: Path, log: Path) -> str:
+    """What an interrupt leaves."""
+    if kind == "train-model":
+        return f"the last step done is kept in {output}: run the same again to go on"
+    if kind == "write-text":
+        return f"the texts that are whole are in {output}, the one at hand is not kept"
+    return f"the rows done are in {log}: run the same again to go on"
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:

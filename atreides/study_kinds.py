@@ -16,6 +16,7 @@ from rich.progress import Progress
 from atreides import wasq_plots
 from atreides.report import Folder
 from atreides.study_tables import activation_table, distribution_table, law_of, summary
+from atreides.wasq_options import until_interrupted
 from sw.wasq import inhouse
 from sw.wasq.config import SFConfig
 from sw.wasq.corpus import load_corpus
@@ -210,13 +211,15 @@ def train_model(job: Job) -> None:
     """Train models in-house."""
     texts = inhouse.gather(job.generated_text())
     for name in job.named(*inhouse.RECIPES):
-        with Progress(console=job.console) as bar:
+        with until_interrupted() as stop, Progress(console=job.console) as bar:
             task = bar.add_task(name, total=None)
 
             def show(step: int, steps: int, told: str, name: str = name) -> None:
                 if step % 50 == 0 or step == steps:
                     bar.console.print(f"{name}: step {step} of {steps}, {told}", highlight=False)
                 bar.update(task, completed=step, total=steps)  # noqa: B023
+                if stop():
+                    raise KeyboardInterrupt
 
             trained = inhouse.train(
                 name,
@@ -288,7 +291,7 @@ def _deadline(job: Job) -> float:
 
 def _pictures(folder: Folder, name: str, paint: Any) -> None:
     for kind in ("svg", "png"):
-        (folder.path / f"{name}.{kind}").write_bytes(paint(kind))
+        folder.write(f"{name}.{kind}", paint(kind))
 
 
 def _json(content: Any) -> str:

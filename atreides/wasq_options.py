@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -20,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from atreides.cli import INTERRUPTED
 from atreides.mistakes import refusal
 from sw.wasq.healing.world import local_device
 
@@ -53,6 +57,40 @@ def told_mistakes(hint: str) -> Iterator[None]:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise
         raise typer.BadParameter(f"memory must suffice: {hint}") from error
+
+
+@contextmanager
+def told_interrupt(kept: Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C into one line and exit status 130.
+
+    Parameters
+    ----------
+    kept : callable
+        Asked then what was kept, and how to go on from it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun one tells
+            print(f"atreides: interrupted; {kept()}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed since; a second time ends the program at once."""
+    pressed: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -114,6 +152,12 @@ def counted(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None
                 print(f"{what}: {done} of {count}, {left:.0f} s left", file=sys.stderr, flush=True)
 
         yield progress
+
+
+def absolute(spec: str) -> str:
+    """A model or text, ``PATH`` or ``PATH:PART``, as it can be found from another folder."""
+    path, colon, part = (spec, "", "") if Path(spec).exists() else spec.rpartition(":")
+    return f"{Path(path).resolve()}{colon}{part}" if path and Path(path).exists() else spec
 
 
 def chosen_device(name: str) -> torch.device:

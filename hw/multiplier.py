@@ -11,16 +11,10 @@ from typing import Any, Final
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from sw.config import AUTO, DSP, MULTIPLIER_NAMES, OPERATOR
+from sw.config import MULTIPLIERS as MULTIPLIERS
 from sw.format import MAX_BITS, MIN_BITS
 
-#: The multipliers of our own by name; ``auto`` stands for the table's choice among them.
-MULTIPLIERS: Final = ("array", "dadda", "chain")
-#: ``a * b`` as it is, for tools that know better.
-OPERATOR: Final = "operator"
-AUTO: Final = "auto"
-#: A multiplier block of an FPGA, in an array shared by as many cells as it holds products of.
-DSP: Final = "dsp"
-MULTIPLIER_NAMES: Final = (*MULTIPLIERS, OPERATOR, DSP, AUTO)
 #: What the logic will become: plain Verilog for any tool, Lattice ECP5 or iCE40, osu018 gates.
 TARGETS: Final = ("generic", "ecp5", "ice40", "osu018")
 #: Those with multiplier blocks; ``generic`` stands for ECP5's as an operator.

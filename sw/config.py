@@ -13,6 +13,14 @@ MAX_SIDE = 32
 COUNT_BITS = 16
 #: Which performance counters a machine has.
 COUNTERS = ("all", "cycles", "none")
+#: The multipliers of our own by name; ``auto`` stands for a measured table's choice among them.
+MULTIPLIERS = ("array", "dadda", "chain")
+#: ``a * b`` as it is, for tools that know better.
+OPERATOR = "operator"
+AUTO = "auto"
+#: A multiplier block of an FPGA, in an array shared by as many cells as it holds products of.
+DSP = "dsp"
+MULTIPLIER_NAMES = (*MULTIPLIERS, OPERATOR, DSP, AUTO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,7 @@ class MachineConfig:
     counters : {"all", "cycles", "none"}
         The performance counters: all, CYCLES alone, or none. Others read 0.
     multiplier : str
-        The multiplier of magnitudes, a name of ``hw.multiplier``.
+        Of magnitudes, one of :data:`MULTIPLIER_NAMES`.
 
     Raises
     ------
@@ -77,7 +85,7 @@ class MachineConfig:
     skipping: bool = True
     wide: bool = True
     counters: str = "all"
-    multiplier: str = "auto"
+    multiplier: str = AUTO
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -102,6 +110,9 @@ class MachineConfig:
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.counters not in COUNTERS:
             raise ValueError(f"counters must be {_either(COUNTERS)}, not {self.counters!r}")
+        if self.multiplier not in MULTIPLIER_NAMES:
+            names = ", ".join(MULTIPLIER_NAMES)
+            raise ValueError(f"multiplier must be one of {names}, not {self.multiplier!r}")
         # A base MATMUL sums up to this many terms without being asked about its size.
         if self.max_terms < min(self.rows, self.columns):
             raise ValueError(

@@ -210,6 +210,9 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "must fit the model": ("models.py:wrong_shape",),
     "0.weight must be finite, not NaN": ("models.py:nan_weight",),
     "bits must be 3 to 16, not 17": ("models.py:small", "--bits", "17"),
+    "multiplier must be one of array, dadda, chain, operator, dsp, auto, not 'x'": (
+        *("models.py:small", "--multiplier", "x"),
+    ),
     "weight_bits must be 3 to 8, not 9": ("models.py:small", "--weights-bits", "9"),
     "activations must be one of auto, static": ("models.py:small", "--activations", "magic"),
     "none.npy must be a readable npy file: No such": (

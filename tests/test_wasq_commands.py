@@ -9,6 +9,7 @@ import pytest
 from wasq_models import small_llama, small_tokens, text_file
 
 from atreides import evaluate as evaluate_command
+from atreides import quantize as quantize_command
 from atreides.cli import main
 from atreides.wasq_config import read_config
 from sw.wasq import SFConfig, quantize_
@@ -55,8 +56,11 @@ def test_what_is_quantized_is_what_is_evaluated(folder: Path, capsys) -> None:
     assert (quantized.method, quantized.weight_bits, plain.method) == ("vanilla", 4, "float")
 
 
-def test_steps_are_named_and_recovery_is_told(folder: Path) -> None:
+def test_steps_are_named_and_recovery_is_told(folder: Path, monkeypatch) -> None:
     model, text, log = folder / "small", folder / "text.txt", folder / "log.jsonl"
+    other = folder / "other.txt"
+    other.write_text("Quite another text, about ships, wind and weather. " * 40)
+    monkeypatch.setattr(quantize_command, "EVALUATION", str(other))
     told = ["--text", text, "--window", 32, "--log", log, *CPU]
     steps = ["--method", "compensate", "--calibration", text, "--calibration-window", 32]
     for name, more in (("a", []), ("b", steps)):
@@ -65,8 +69,6 @@ def test_steps_are_named_and_recovery_is_told(folder: Path) -> None:
     assert run("evaluate", folder / "a", *told) == 0
     # What was calibrated on is refused; another text is not.
     assert run("evaluate", folder / "b", *told) == 2
-    other = folder / "other.txt"
-    other.write_text("Quite another text, about ships, wind and weather. " * 40)
     told[1] = other
     assert run("evaluate", folder / "a", *told) == 0
     assert run("evaluate", folder / "b", *told) == 0

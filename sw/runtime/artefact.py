@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +29,7 @@ import torch
 from sw.compiler.layers import Plan
 from sw.compiler.schedule import Schedule
 from sw.config import MachineConfig
+from sw.paths import is_writable
 from sw.runtime.artefact_checks import (
     DamagedArtefact,
     check_graph,
@@ -135,7 +135,7 @@ def check_target(directory: Path) -> None:
         if not empty:
             raise ValueError(f"{directory} must be an artefact or not there yet")
     parent = directory.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not is_writable(parent):
         raise ValueError(f"{directory} must be in a folder that exists and can be written to")
 
 

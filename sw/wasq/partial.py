@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from sw.paths import is_writable
+
 COLUMNS: Final = 3
 #: Seconds between two writes of the file.
 _EVERY: Final = 5.0
@@ -163,8 +165,7 @@ class Partial:
     def _check_writable(path: Path) -> None:
         if path.is_dir():
             raise ValueError(f"{path} must be a file, not a folder")
-        folder = path.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
+        if not path.parent.is_dir() or not is_writable(path.parent):
             raise ValueError(f"{path} must be in a folder that exists and can be written to")
 
     @staticmethod

@@ -10,7 +10,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
-from sw.paths import check_place
 from sw.wasq.evaluation import POLICY
 
 _MAX_LINE: Final = 1 << 22
@@ -180,21 +179,6 @@ def append_record(path: Path, record: Record) -> None:
             os.close(descriptor)
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be added to: {error.strerror}") from None
-
-
-def check_log(path: Path) -> None:
-    """Refuse, before any work, a file that results cannot be added to.
-
-    Raises
-    ------
-    ValueError
-        If it is a folder, or lies in none that can be written to.
-    """
-    if path.is_dir():
-        raise ValueError(f"{path} must be a file, not a folder")
-    check_place(path)
-    if path.exists() and not os.access(path, os.W_OK):
-        raise ValueError(f"{path} must be a file that can be added to, not read-only")
 
 
 def read_records(path: Path) -> Log:

@@ -23,6 +23,7 @@ from sw.wasq.healing.search import (
     Energy,
     Found,
     Problem,
+    State,
     anneal,
     integer_program,
     random_search,
@@ -91,10 +92,11 @@ def scouted_bench(task: Task, heals: bool = True, scouts: bool = True) -> tuple[
         steps = int(task.option("scout_steps", max(1, options.steps // 10)))
         scout = replace(
             task,
-            hooks=Hooks(),
+            hooks=Hooks(stop=task.hooks.stop),
             options=replace(options, steps=steps, trained="layers", stop_after=None),
         )
-        start(scout, layers, learned, origin).run()
+        if not start(scout, layers, learned, origin).run():
+            raise KeyboardInterrupt
         bench.healed = {layer.name: layer.weight.detach().clone() for layer in layers}
     state = [choices.index(Choice(base))] * len(bench.groups)
     here = bench.effective_bits(tuple(state))
@@ -108,9 +110,24 @@ def scouted_bench(task: Task, heals: bool = True, scouts: bool = True) -> tuple[
 
 
 def search(bench: Bench, problem: Problem, how: str, task: Task, seed: int | None = None) -> Found:
-    """One of :data:`SEARCHES`, with the task's number of measurements."""
+    """One of :data:`SEARCHES`, with the task's number of measurements.
+
+    Raises
+    ------
+    HealingError
+        If there is no such search.
+    KeyboardInterrupt
+        Between two measurements, if the task is asked to stop: nothing of a search is kept.
+    """
     limit = int(task.option("measurements", problem.measurements))
-    energy = Energy(bench.measure, limit)
+
+    def measure(state: State) -> float:
+        # Of several processes each would stop at another measurement, and the rest wait for it.
+        if task.world.size == 1 and task.hooks.stop is not None and task.hooks.stop():
+            raise KeyboardInterrupt
+        return bench.measure(state)
+
+    energy = Energy(measure, limit)
     seed = task.options.seed if seed is None else seed
     if how == "annealing":
         return anneal(problem, energy, seed, chains=int(task.option("chains", 3)))

@@ -78,6 +78,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def was_written(folder: Path, since: float) -> bool:
+    """Whether a folder has got a checkpoint since a time, in seconds of :func:`time.time`."""
+    try:
+        return (folder / _LATEST).stat().st_mtime >= since
+    except OSError:
+        return False
+
+
 def read_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], world: World) -> None:
     """Fill tensors, in place, from the last checkpoint of a folder.
 
