@@ -64,6 +64,15 @@ METHODS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         for name in ("w4a16 block/token", "w4a8 block/token")
     },
 }
+#: What rows are also made of with more on words, and the method besides rounding to nearest.
+WIDER: Final[dict[str, tuple[str, ...]]] = {
+    "w16a16 channel/token": (),
+    "w8a8 channel/token": ("equalise",),
+    "w8a8 block": ("equalise",),
+    "w6a8 block": ("rotate", "compensate"),
+    "w4a16 block/token": ("rotate", "compensate"),
+    "w4a8 block/token": ("rotate", "compensate"),
+}
 LEARNED: Final = StackOptions(opt=OptOptions(steps=100), distil=DistilOptions(steps=500))
 
 
@@ -73,17 +82,11 @@ def specs() -> list[Spec]:
     rows += [Spec(name, config) for name, config in CONFIGS.items()]
     for name, methods in METHODS.items():
         rows += [Spec(f"{name} {'+'.join(m)}", CONFIGS[name], m, LEARNED) for m in methods]
-    for name in ("w8a8 channel/token", "w8a8 block", "w6a8 block", "w4a8 block/token"):
-        config = CONFIGS[name]
-        bits = config.activations
-        rows += [
-            Spec(f"{name}, products", replace(config, products=bits)),
-            Spec(f"{name}, products, head", replace(config, products=bits, head=8)),
-            Spec(
-                f"{name}, products, head, drains",
-                replace(config, products=bits, head=8, output=8, value_scale="channel"),
-            ),
-        ]
+    for name in WIDER:
+        rows += _wider(name, CONFIGS[name], ())
+    for name, method in WIDER.items():
+        if method:
+            rows += _wider(f"{name} {'+'.join(method)}", CONFIGS[name], method)
     rows += [
         Spec("int8 row", IntegerConfig(8, 8, "row")),
         Spec("int4 block", IntegerConfig(4, 8, "block")),
@@ -95,6 +98,18 @@ def specs() -> list[Spec]:
         Spec("mxint4, mxint8", mxint(4, 8)),
     ]
     return rows
+
+
+def _wider(name: str, config: SFConfig, method: tuple[str, ...]) -> list[Spec]:
+    """The same with attention products, then the head, then every layer's result on words too."""
+    products = replace(config, products=config.activations)
+    head = replace(products, head=max(8, config.weights))
+    drains = replace(head, output=config.activations, value_scale="channel")
+    return [
+        Spec(f"{name}, products", products, method, LEARNED),
+        Spec(f"{name}, products, head", head, method, LEARNED),
+        Spec(f"{name}, products, head, drains", drains, method, LEARNED),
+    ]
 
 
 def _rivals(name: str, config: IntegerConfig) -> list[Spec]:
