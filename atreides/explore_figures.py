@@ -10,14 +10,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from atreides.explore_points import Point
 from hw import fit, fit_search
 from hw.boards import Board, find_board
+from hw.fit_placer import placed_tables
 from sim.machine_design import sources
 from sw.config import MachineConfig
 from sw.estimate import Product, compute_cycles
+
+#: Look-up tables in nextpnr's report.
+_TABLES: Final = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +153,10 @@ def _synthesised(board: Board, config: MachineConfig) -> fit.Need:
         top = job.top(choose_clock(board, first_goal(board), job.baud))
         text = rtlil.convert(top, name="top", emit_src=False)
         cells = synthesise(board, text, folder, folder / "synthesise.log")
+        netlist = json.loads((folder / "netlist.json").read_text())["modules"]["top"]
     check_fit(board, cells)
-    return fit.Need.of(board.device.family, cells)
+    family = board.device.family
+    return fit.Need.of(family, {**cells, fit.LOGIC_CELLS: placed_tables(family, netlist)})
 
 
 def _placed(board: Board, config: MachineConfig, seed: int) -> tuple[fit.Need, float]:
@@ -164,7 +170,9 @@ def _placed(board: Board, config: MachineConfig, seed: int) -> tuple[fit.Need, f
         built = flow.build(None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return fit.Need.of(board.device.family, built.cells), built.placement.megahertz
+    used, family = built.placement.utilisation, board.device.family
+    tables = used[_TABLES[family]][0]
+    return fit.Need.of(family, {**built.cells, fit.LOGIC_CELLS: tables}), built.placement.megahertz
 
 
 def _reported(board: Board, config: MachineConfig, folder: Path) -> float | None:

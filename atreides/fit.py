@@ -15,12 +15,15 @@ from rich.table import Table
 from atreides.machine_options import (
     BiasBits,
     Blocks,
+    CountersOf,
     MaxTerms,
     Multiplier,
     Parameters,
     RowParameters,
+    Skipping,
     Slots,
     Unity,
+    Wide,
     WithTable,
 )
 from hw import fit as model
@@ -77,6 +80,9 @@ def fit(
     unity: Unity = True,
     blocks: Blocks = False,
     table: WithTable = False,
+    skipping: Skipping = DEFAULT.skipping,
+    wide: Wide = DEFAULT.wide,
+    counters: CountersOf = DEFAULT.counters,
     multiplier: Multiplier = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -86,7 +92,9 @@ def fit(
     `atreides build` puts around the machine;
 
     `atreides fit --board ulx3s-12f --bits 8 --rows 8 --columns 8` asks about one array: exit status
-    2 if it does not fit, with what is missing and the nearest array that does.
+    2 if it does not fit, with what is missing and the nearest array that does;
+
+    `--narrow --no-skipping --counters none --slots 16` asks about smaller machines.
 
     Nothing is built: look-up tables come from a model that was checked against synthesis
     (`python -m bench.fit`), block RAM from the memories themselves. Of the look-up tables 5 % are
@@ -104,6 +112,7 @@ def fit(
             **{"bits": widths[0], "slots": slots, "max_terms": max_terms, "bias_bits": bias_bits},
             **{"parameters": parameters, "row_parameters": row_parameters, "unity": unity},
             **{"blocks": blocks, "table": table, "multiplier": multiplier},
+            **{"skipping": skipping, "wide": wide, "counters": counters},
             **{"rows": rows or DEFAULT.rows, "columns": columns or DEFAULT.columns},
         )
         if (rows is None) != (columns is None):

@@ -47,10 +47,18 @@ def _machine(bits: int, rows: int, columns: int, slots: int, **more: Any) -> Mac
 
 
 _SMALL: Final = {"parameters": 4, "row_parameters": 4, "max_terms": 256}
-#: Machines that the model learns from, and such that it is tried on.
-LEARNED: Final = (
+#: As small as a machine can be made, and nearly.
+_LEAN: Final = {"skipping": False, "wide": False, "counters": "none"}
+_THIN: Final = {"skipping": False, "wide": False, "counters": "cycles"}
+#: Machines that the model learns from, and such that it is tried on; of both, those that families
+#: with small devices are not asked for come first.
+_LARGE_LEARNED: Final = (
     _machine(16, 8, 8, 32),
     _machine(4, 16, 16, 64),
+    _machine(8, 16, 16, 16, **_THIN),
+)
+LEARNED: Final = (
+    *_LARGE_LEARNED,
     _machine(8, 4, 4, 256),
     _machine(16, 2, 4, 256, table=True),
     _machine(4, 8, 8, 64),
@@ -58,16 +66,24 @@ LEARNED: Final = (
     _machine(4, 2, 2, 64),
     _machine(8, 4, 2, 16, blocks=True, table=True),
     _machine(3, 1, 1, 16, **_SMALL),
+    _machine(4, 4, 4, 64, **_LEAN, **_SMALL),
+    _machine(12, 2, 2, 32, wide=False),
+    _machine(8, 2, 2, 16, **_THIN, **_SMALL),
+    _machine(16, 4, 4, 64, **_LEAN),
+    _machine(6, 8, 8, 32, skipping=False),
 )
+_LARGE_HELD_OUT: Final = (_machine(8, 8, 8, 256), _machine(5, 12, 16, 32))
 HELD_OUT: Final = (
-    _machine(8, 8, 8, 256),
+    *_LARGE_HELD_OUT,
     _machine(6, 4, 8, 128),
     _machine(8, 4, 4, 64, table=True, multiplier=DSP),
     _machine(10, 3, 2, 64, blocks=True),
     _machine(4, 2, 2, 16, **_SMALL),
+    _machine(8, 8, 8, 256, **_THIN),
+    _machine(8, 4, 4, 32, **_LEAN, **_SMALL),
+    _machine(14, 2, 2, 16, **_LEAN, **_SMALL),
 )
-#: Of LEARNED and HELD_OUT, what is not asked of families whose devices are too small for it.
-TOO_LARGE: Final = (_machine(16, 8, 8, 32), _machine(4, 16, 16, 64), _machine(8, 8, 8, 256))
+TOO_LARGE: Final = (*_LARGE_LEARNED, *_LARGE_HELD_OUT)
 
 Work = tuple[str, str, MachineConfig]
 
@@ -197,6 +213,9 @@ def _row(trial: Trial) -> dict[str, Any]:
 def label(config: MachineConfig) -> str:
     """A machine in a few characters."""
     more = [name for name in ("blocks", "table") if getattr(config, name)]
+    more += [] if config.wide else ["narrow"]
+    more += [] if config.skipping else ["no skipping"]
+    more += [] if config.counters == MachineConfig().counters else [f"counters {config.counters}"]
     more += [config.multiplier] if config.multiplier != "auto" else []
     more += ["few parameters"] if config.parameters < MachineConfig().parameters else []
     sizes = f"SF{config.bits} {config.rows} x {config.columns}, {config.slots} slots"

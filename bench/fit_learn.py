@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from bench.fit_synthesis import Measurement
+from hw.boards import target_of
 from hw.fit import NO_UNITY, Need, bus_cost, operations
 from hw.fit_census import census
 from hw.fit_memory import block_rams, blocks, memory_luts, memory_registers, tile_banks
@@ -19,7 +20,7 @@ from sw.config import MachineConfig
 #: bit, comparisons and reductions a third (four inputs), choices between two bits a half.
 PRIOR: Final = {
     **{"add": 1.0, "compare": 0.35, "reduce": 0.35, "logic": 0.3, "select": 0.5},
-    **{"assign": 0.5, "set": 0.3, "registers": 0.1, "ports": 1.0},
+    **{"assign": 0.5, "set": 0.3, "registers": 0.1, "ports": 1.0, "kept": 1.5, "sums": 2.0},
 }
 #: The same of registers.
 KEPT: Final = {"registers": 0.87, "ports": 0.5}
@@ -64,7 +65,7 @@ def _cells(family: str, found: Sequence[Measurement]) -> dict[str, dict[str, lis
 
 def _rest(family: str, found: Sequence[Measurement]) -> dict[str, float]:
     """Look-up tables per operation, without those of memories."""
-    counts = [census(one.config) for one in found]
+    counts = [census(one.config, target_of(family)) for one in found]
     luts = [Need.of(family, one.cells).luts for one in found]
     wanted = [n - memory_luts(family, c) for n, c in zip(luts, counts, strict=True)]
     return _solve([operations(c, family) for c in counts], wanted, tuple(PRIOR), PRIOR)
@@ -72,7 +73,7 @@ def _rest(family: str, found: Sequence[Measurement]) -> dict[str, float]:
 
 def _registers(family: str, found: Sequence[Measurement]) -> dict[str, float]:
     """The share of the registers that are written down that synthesis keeps, and ports' own."""
-    counts = [census(one.config) for one in found]
+    counts = [census(one.config, target_of(family)) for one in found]
     kept = [Need.of(family, one.cells).registers for one in found]
     wanted = [n - memory_registers(family, c) for n, c in zip(kept, counts, strict=True)]
     known = ("registers", "ports")
@@ -113,11 +114,11 @@ def estimate(family: str, rest: Mapping[str, float]) -> dict[str, dict[str, floa
     ]
     luts, rams = [], []
     for config in configs:
-        count = census(config)
+        count = census(config, target_of(family))
         logic = sum(rest.get(name, 0.0) * bits for name, bits in operations(count, family).items())
         luts.append(logic + memory_luts(family, count))
-        size, banks = tile_banks(config)
-        rams.append(blocks(family, count) - banks * block_rams(family, *size))
+        bank, banks = tile_banks(config)
+        rams.append(blocks(family, count) - banks * block_rams(family, bank))
     rows = [features(config) for config in configs]
     return {
         "luts": _solve(rows, luts, ESTIMATE),

@@ -9,11 +9,10 @@ import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from amaranth.back import rtlil
 from amaranth.lib import wiring
@@ -27,12 +26,16 @@ from hw.board_top import CheckedMachine
 from hw.boards import find_board
 from hw.fit import LOGIC_CELLS
 from hw.fit_census import self_test_bytes
+from hw.fit_placer import placed_tables
+from hw.memory_attributes import PASSES
 from hw.multiplier import DSP, OPERATOR
 from hw.synthesis import run_passes
 from sw.config import MachineConfig
 from sw.link import BUILD_BYTES, DEFAULT_LIMIT, FLAG, Greeting
 
 KINDS: Final = ("array", "rest", "whole")
+#: How cells are counted: another number where that changes.
+COUNTED: Final = 1
 #: The board whose builds a family's whole machines are: a large one, for nothing is placed.
 BOARD: Final = {"ecp5": "ulx3s-85f", "ice40": "ice40-hx8k-evn", "gowin": "tang-primer-20k"}
 #: Options of Yosys' command, by family.
@@ -64,10 +67,13 @@ class Measurement:
 class Store:
     """Synthesises what it has not synthesised before.
 
+    A result is kept twice: by the design's own text, so that a change of the source that changes no
+    design costs no synthesis, and by all of the source, so that no text need be made to find it.
+
     Parameters
     ----------
     folder : Path
-        One JSON file per synthesis, named by a hash of all that decides it.
+        One JSON file per synthesis and key.
     """
 
     folder: Path
@@ -76,21 +82,36 @@ class Store:
         """Write a file whole or not at all."""
         write_whole(path, text)
 
-    def path(self, family: str, kind: str, config: MachineConfig) -> Path:
-        """Where a measurement is kept."""
-        facts = (family, OPTIONS[family], kind, json.dumps(asdict(config), sort_keys=True))
-        digest = hashlib.sha256(repr((*facts, source_hash())).encode()).hexdigest()[:32]
-        return self.folder / f"{digest}.json"
+    def path(self, *facts: object) -> Path:
+        """Where a measurement is kept, by all that decides it."""
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.json"
 
     def measure(self, family: str, kind: str, config: MachineConfig) -> Measurement:
         """One measurement, made unless it is there; SynthesisError if a tool fails."""
-        path = self.path(family, kind, config)
+        path = self.path(family, kind, json.dumps(asdict(config), sort_keys=True), source_hash())
         if not path.exists():
             text = rtlil.convert(component(kind, config, family), name=_TOP, emit_src=False)
-            cells = synthesise(text, family, kind)
-            told = {"family": family, "kind": kind, "config": asdict(config), "cells": cells}
-            write_whole(path, json.dumps(told) + "\n")
+            facts = (COUNTED, OPTIONS[family], SYNTHESIS[family], PASSES, _version(), family, kind)
+            designed = self.path(*facts, text)
+            if not designed.exists():
+                cells = synthesise(text, family, kind)
+                told = {"family": family, "kind": kind, "config": asdict(config), "cells": cells}
+                write_whole(designed, json.dumps(told) + "\n")
+            write_whole(path, designed.read_text())
         return Measurement(kind, config, json.loads(path.read_text())["cells"])
+
+
+def _version() -> str:
+    return importlib.metadata.version("pyosys")
+
+
+class _Unnamed(Job):
+    """A build whose name follows from its machine: a change of the source changes no bit of it."""
+
+    def identity(self, hertz: int) -> str:
+        """As many digits as of a build."""
+        return hashlib.sha256(repr(self.config).encode()).hexdigest()[: 2 * BUILD_BYTES]
 
 
 @cache
@@ -119,7 +140,7 @@ def component(kind: str, config: MachineConfig, family: str) -> wiring.Component
             *(config.multiplier, target),
         )
     if kind == "whole":
-        job = Job(board, config, Path())
+        job = _Unnamed(board, config, Path())
         return job.top(choose_clock(board, first_goal(board), job.baud))
     if config.multiplier != DSP:
         config = replace(config, multiplier=OPERATOR)  # the array is left out
@@ -144,42 +165,12 @@ def synthesise(text: str, family: str, kind: str) -> dict[str, int]:
                 f"read_rtlil {folder}/source.il",
                 f"hierarchy -top {_TOP}",
                 *(f"blackbox {module}" for module in left),
+                *PASSES,
                 f"{SYNTHESIS[family]} {OPTIONS[family]} -top {_TOP} -json {folder}/netlist.json",
             ]
         )
         module = json.loads((folder / "netlist.json").read_text())["modules"][_TOP]
     types = [cell["type"] for cell in module["cells"].values()]
     found = Counter(name for name in types if re.fullmatch(r"[A-Z0-9_]+", name))
-    if family == "ice40":
-        found[LOGIC_CELLS] = logic_cells(module)
+    found[LOGIC_CELLS] = placed_tables(family, module)
     return dict(sorted(found.items()))
-
-
-def logic_cells(module: Mapping[str, Any]) -> int:
-    """Logic cells of an iCE40 netlist as its placer packs them.
-
-    A register shares a cell with the table that drives it and nothing else; a carry is in the cell
-    of the table that takes the same operands, or in one of its own.
-    """
-    cells = list(module["cells"].values())
-    readers = Counter(
-        bit
-        for cell in cells
-        for port, bits in cell["connections"].items()
-        if cell["port_directions"][port] == "input"
-        for bit in bits
-    )
-    for port in module["ports"].values():
-        readers.update(port["bits"])
-    tables = [cell["connections"] for cell in cells if cell["type"] == "SB_LUT4"]
-    driven = {table["O"][0] for table in tables}
-    sums = {(table["I1"][0], table["I2"][0], table["I3"][0]) for table in tables}
-    alone = 0
-    for cell in cells:
-        pins = cell["connections"]
-        if cell["type"].startswith("SB_DFF"):
-            source = pins["D"][0]
-            alone += source not in driven or readers[source] > 1
-        elif cell["type"] == "SB_CARRY":
-            alone += (pins["I0"][0], pins["I1"][0], pins["CI"][0]) not in sums
-    return len(tables) + alone

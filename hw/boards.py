@@ -47,7 +47,12 @@ class Device:
     @property
     def target(self) -> str:
         """The ``--target`` of units for this family."""
-        return self.family if self.family in ("ecp5", "ice40") else "generic"
+        return target_of(self.family)
+
+
+def target_of(family: str) -> str:
+    """The ``--target`` of units for a family."""
+    return family if family in ("ecp5", "ice40") else "generic"
 
 
 def _ecp5(name: str, lut4: int, block_rams: int, multipliers: int, place: str) -> Device:

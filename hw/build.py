@@ -19,14 +19,15 @@ from hw.emit import CLOCK, RESET, EmissionError, emit, ports
 from hw.fusesoc import Beats, Steps, core_text, make_testbench, testbench_name
 from hw.multiplier import MULTIPLIER_NAMES, TARGETS
 from hw.tops import TOPS, Options, build_top
+from sw.config import COUNTERS
 from sw.format import ROUNDINGS
 
 _DEFAULTS: Final = Options()
 #: Options that every top accepts, so that one line of options serves them all; where one makes no
 #: difference, a note says so.
 _COMMON_OPTIONS: Final = ("bits", "columns", "multiplier", "rounding", "rows", "target", "unity")
-#: Options that are on unless told otherwise.
-_SWITCHED_OFF: Final = ("unity",)
+#: Options that are on unless told otherwise, and what tells.
+_SWITCHED_OFF: Final = {"unity": "no-unity", "skipping": "no-skipping", "wide": "narrow"}
 _EXAMPLES: Final = """\
 examples:
   python -m hw.build                                every top at SF8, into build/
@@ -34,6 +35,7 @@ examples:
   python -m hw.build multiplier --bits 8 --multiplier dadda -o out
   python -m hw.build drain --bits 8 --output-bits 16 --bias-bits 16 --max-terms 4096
   python -m hw.build atreides --bits 8 --rows 8 --columns 8 --slots 256 --table
+  python -m hw.build atreides --bits 4 --rows 2 --columns 2 --narrow --no-skipping --counters none
   python -m hw.build mac --bits 8 --core -o out     also out/mac.core and out/mac_tb.v for FuseSoC
   python -m hw.build convert-binary32 --bits 4 --no-unity --rounding truncate
 
@@ -192,16 +194,24 @@ def _parser() -> argparse.ArgumentParser:
         default = getattr(_DEFAULTS, name.replace("-", "_"))
         note = "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name}", type=_integer, metavar="N", help=meaning + note)
-    parser.add_argument(
-        "--no-unity", dest="unity", action="store_false", help="all ones is (2**F - 1) / 2**F"
-    )
+    for name, meaning in (
+        ("unity", "all ones is (2**F - 1) / 2**F"),
+        ("skipping", "slices of zeros cost the machine cycles like others; smaller"),
+        ("wide", "the machine's memory gives the array's side per cycle, not twice it; smaller"),
+    ):
+        parser.add_argument(
+            f"--{_SWITCHED_OFF[name]}", dest=name, action="store_false", help=meaning
+        )
     for name, meaning in (
         ("blocks", "the machine has scales per block of 32 terms"),
         ("table", "the machine has the piecewise-linear activation"),
         ("hold", "lanes of the machine keep their operand where the next one is zero"),
     ):
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
-    choices = {"rounding": ROUNDINGS, "multiplier": MULTIPLIER_NAMES, "target": TARGETS}
+    choices = {
+        **{"rounding": ROUNDINGS, "multiplier": MULTIPLIER_NAMES, "target": TARGETS},
+        "counters": COUNTERS,
+    }
     for name, values in choices.items():
         note = f"{', '.join(values)} (default: {getattr(_DEFAULTS, name)})"
         parser.add_argument(f"--{name}", metavar="NAME", help=note)
@@ -221,7 +231,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _flag(option: str) -> str:
-    return f"--{'no-' * (option in _SWITCHED_OFF)}{option.replace('_', '-')}"
+    return f"--{_SWITCHED_OFF.get(option, option.replace('_', '-'))}"
 
 
 def _check_options_apply(names: Sequence[str], given: Mapping[str, Any]) -> None:

@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from hw.board_tools import MEMORIES, MULTIPLIERS, TABLES
-from hw.boards import Board
+from hw.boards import Board, target_of
 from hw.fit_census import Census, census
-from hw.fit_memory import blocks, memory_luts, memory_registers, port_bits
+from hw.fit_memory import (
+    LUT_RAM,
+    LUT_RAM_REGISTERS,
+    blocks,
+    kept_bits,
+    memory_luts,
+    memory_registers,
+    multipliers,
+    port_bits,
+    product_bits,
+)
 from hw.multiplier import AUTO, DSP
 from hw.packed_multiplier import packing
 from sw.config import MachineConfig
@@ -33,7 +43,7 @@ RESOURCES: Final = {
     "block_rams": "block RAMs",
     "dsps": "multipliers",
 }
-#: What placers count of iCE40's netlists, kept with the primitives under a name of its own.
+#: What placers count of a netlist, kept with the primitives under a name of its own.
 LOGIC_CELLS: Final = "LOGIC_CELLS"
 #: How registers are named in netlists.
 _REGISTERS: Final = {"ecp5": "TRELLIS_FF", "ice40": "SB_DFF", "gowin": "DFF"}
@@ -50,8 +60,9 @@ class Need:
     Parameters
     ----------
     luts : int
-        Look-up tables as placers count them: on ECP5 two per carry primitive and four per LUT RAM;
-        on iCE40 logic cells; on Gowin one per carry primitive and six per LUT RAM.
+        Look-up tables as nextpnr counts them when it has packed: on ECP5 with the ends of carry
+        chains and what addresses LUT RAM (TRELLIS_COMB), on iCE40 logic cells, on Gowin with the
+        ends of carry chains, and eight per LUT RAM (LUT4).
     block_rams, dsps, registers : int
     """
 
@@ -68,7 +79,8 @@ class Need:
             luts=cells.get(LOGIC_CELLS, luts),
             block_rams=sum(cells.get(name, 0) for name in MEMORIES[family]),
             dsps=sum(cells.get(name, 0) for name in MULTIPLIERS[family]),
-            registers=sum(n for name, n in cells.items() if name.startswith(_REGISTERS[family])),
+            registers=sum(n for name, n in cells.items() if name.startswith(_REGISTERS[family]))
+            + sum(LUT_RAM_REGISTERS[f] * cells.get(LUT_RAM[f][0], 0) for f in LUT_RAM_REGISTERS),
         )
 
 
@@ -107,14 +119,23 @@ def need(config: MachineConfig, family: str) -> Need:
     ValueError
         For a family that was not measured.
     """
-    table, found = family_table(family), census(config)
+    table, found = family_table(family), census(config, target_of(family))
     array = array_cost(config, family, table["cells"])
+    block_rams, dsps = rest_blocks(found, family)
     return Need(
         luts=round(array.luts + rest_luts(found, family, table["rest"])),
-        block_rams=blocks(family, found),
-        dsps=round(array.dsps),
+        block_rams=block_rams,
+        dsps=round(array.dsps) + dsps,
         registers=round(array.registers + rest_registers(found, family, table["registers"])),
     )
+
+
+def rest_blocks(found: Census, family: str) -> tuple[int, int]:
+    """Block RAMs and multiplier blocks of all but the array: named by units, or Yosys' choice."""
+    memories, products = (
+        sum(found.instances[name] for name in names[family]) for names in (MEMORIES, MULTIPLIERS)
+    )
+    return memories + blocks(family, found), products + multipliers(family, found)
 
 
 def rest_luts(found: Census, family: str, known: Mapping[str, float]) -> float:
@@ -127,8 +148,10 @@ def operations(found: Census, family: str) -> dict[str, float]:
     """What look-up tables and registers grow with, by name."""
     return {
         **found.operations,
+        "add": float(found.operations["add"] + product_bits(family, found)),
         "registers": float(found.registers),
         "ports": float(port_bits(family, found)),
+        "kept": float(kept_bits(family, found)),
     }
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from amaranth.hdl import Module, Shape
+from amaranth.hdl import Instance, Module, Shape
 from amaranth.hdl import _ast as ast
 from amaranth.lib.memory import Memory
 
 from hw.array import SystolicArray
 from hw.board_top import CheckedMachine
+from hw.memory_attributes import BLOCK, NO_COLLISIONS
 from hw.multiplier import OPERATOR
 from sw.config import MachineConfig
 from sw.link import BUILD_BYTES, DEFAULT_LIMIT, FLAG, Greeting
@@ -25,8 +26,9 @@ from sw.link import BUILD_BYTES, DEFAULT_LIMIT, FLAG, Greeting
 #: Bytes of a self-test's frames: those of operands at most, per column, and all others.
 _OPERAND_BYTES, _COLUMN_BYTES, _FRAME_BYTES = 192, 4, 155
 #: What operations are counted as; the number is that of result bits, of ``compare`` and ``reduce``
-#: that of operand bits, of ``select`` that of choices between two bits.
-OPERATIONS: Final = ("add", "compare", "reduce", "logic", "select", "assign", "set")
+#: that of operand bits, of ``select`` that of choices between two bits; ``sums`` are those of any
+#: width, for the ends of a carry chain take tables too.
+OPERATIONS: Final = ("add", "sums", "compare", "reduce", "logic", "select", "assign", "set")
 _KINDS: Final = {
     **dict.fromkeys(("+", "-", "neg"), "add"),
     **dict.fromkeys(("<", "<=", ">", ">="), "add"),
@@ -36,7 +38,42 @@ _KINDS: Final = {
 }
 _OF_OPERANDS: Final = ("<", "<=", ">", ">=", "==", "!=", "b", "r|", "r&", "r^")
 
-Size = tuple[int, int]
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A memory as it is written down.
+
+    Parameters
+    ----------
+    width, depth : int
+        Bits of a word, and words.
+    written : bool
+        Whether it is; else it is read alone.
+    clocked : bool
+        Whether reads take a cycle; else it is no block RAM.
+    checked : bool
+        Whether a read in the cycle of a write to its word gives something definite.
+    wanted : bool
+        In block RAM, however small.
+    """
+
+    width: int
+    depth: int
+    written: bool = True
+    clocked: bool = True
+    checked: bool = False
+    wanted: bool = False
+
+    @classmethod
+    def of(cls, memory: Memory) -> Kept:
+        """A memory of a design."""
+        attributes = memory.attrs
+        return cls(
+            *(Shape.cast(memory.shape).width, memory.depth, bool(memory.write_ports)),
+            clocked=all(port.domain != "comb" for port in memory.read_ports),
+            checked=not NO_COLLISIONS.items() <= attributes.items(),
+            wanted=BLOCK.items() <= attributes.items(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +86,18 @@ class Census:
         Bits by kind, of OPERATIONS.
     registers : int
         Bits of registers.
-    memories, roms : Counter of (int, int)
-        How many of each width and depth; ``roms`` are those that are not written.
+    memories : Counter of Kept
+    products : Counter of (int, int)
+        Multiplications of two values, by the bits of both.
+    instances : Counter of str
+        Primitives of a vendor by type.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
     registers: int = 0
-    memories: Counter[Size] = field(default_factory=Counter)
-    roms: Counter[Size] = field(default_factory=Counter)
+    memories: Counter[Kept] = field(default_factory=Counter)
+    products: Counter[tuple[int, int]] = field(default_factory=Counter)
+    instances: Counter[str] = field(default_factory=Counter)
 
 
 def self_test_bytes(config: MachineConfig) -> int:
@@ -70,19 +111,21 @@ def self_test_bytes(config: MachineConfig) -> int:
 
 
 @lru_cache(maxsize=256)
-def census(config: MachineConfig) -> Census:
+def census(config: MachineConfig, target: str) -> Census:
     """Count a board's machine: with its line and self-test, without its array.
 
     Parameters
     ----------
     config : MachineConfig
+    target : {"generic", "ecp5", "ice40"}
+        What units are made for.
     """
     config = replace(config, multiplier=OPERATOR)  # the cells are not looked at
     greeting = Greeting(config, 25_000_000, DEFAULT_LIMIT, "00" * BUILD_BYTES)
     test = bytes([FLAG, *((self_test_bytes(config) - 2) * [0]), FLAG])
     counter = _Counter()
-    counter.unit(CheckedMachine(greeting, 217, [test], [test]))
-    return Census(counter.operations, counter.registers, counter.memories, counter.roms)
+    counter.unit(CheckedMachine(greeting, 217, [test], [test], target=target))
+    return counter.census
 
 
 class _Counter:
@@ -91,9 +134,17 @@ class _Counter:
     def __init__(self) -> None:
         self.operations: Counter[str] = Counter()
         self.registers = 0
-        self.memories: Counter[Size] = Counter()
-        self.roms: Counter[Size] = Counter()
+        self.memories: Counter[Kept] = Counter()
+        self.products: Counter[tuple[int, int]] = Counter()
+        self.instances: Counter[str] = Counter()
         self._seen: dict[int, object] = {}  # kept alive, so that no identity comes twice
+
+    @property
+    def census(self) -> Census:
+        """What was found."""
+        return Census(
+            *(self.operations, self.registers, self.memories, self.products, self.instances)
+        )
 
     def unit(self, unit: Any) -> None:
         """Count a component and all in it, elaborating each without the cost of a netlist."""
@@ -102,8 +153,9 @@ class _Counter:
             unit = unit._elaboratable_
             unit._MustUse__used = True
         if isinstance(unit, Memory):
-            kept = self.memories if unit.write_ports else self.roms
-            kept[Shape.cast(unit.shape).width, unit.depth] += 1
+            self.memories[Kept.of(unit)] += 1
+        elif isinstance(unit, Instance):
+            self.instances[unit.type] += 1
         elif isinstance(unit, SystolicArray):
             for row in unit.cells:
                 for cell in row:
@@ -199,9 +251,19 @@ class _Counter:
             constant = isinstance(operands[1], ast.Const)
             self.operations["select"] += 0 if constant else len(value) * len(operands[1])
         elif name == "*":
-            self.operations["add"] += len(operands[0]) * len(operands[1])
+            self._product(operands)
         elif kind := _KINDS.get(name):
             self.operations[kind] += widest if name in _OF_OPERANDS else len(value)
+            self.operations["sums"] += kind == "add"
+
+    def _product(self, operands: Any) -> None:
+        """A product with a constant is a sum per further bit that is 1."""
+        constants = [value for value in operands if isinstance(value, ast.Const)]
+        if not constants:
+            self.products[len(operands[0]), len(operands[1])] += 1
+            return
+        width = max(len(value) for value in operands if value is not constants[0])
+        self.operations["add"] += width * max(0, abs(constants[0].value).bit_count() - 1)
 
 
 def _hush(unit: Any) -> None:

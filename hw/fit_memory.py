@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from hw.board_tools import TABLES
-from hw.fit_census import Census, Size
+from hw.fit_census import Census, Kept
 from sw.config import MachineConfig
 
 #: Depths by width of a block RAM, for a memory with a port to read and one to write: DP16KD with
@@ -26,54 +25,61 @@ _BLOCK_COST: Final = 136
 _ROM_COST: Final = {"ecp5": 132, "ice40": 66, "gowin": 132}
 _ROM_BITS: Final = 16
 _LUT_RAM_WORDS, _LUT_RAM_BITS = 16, 4
-#: The primitive of LUT RAM, by family.
-_LUT_RAM: Final = {"ecp5": "TRELLIS_DPR16X4", "gowin": "RAM16SDP4"}
+#: The primitive of LUT RAM by family, and how many look-up tables it takes: of its words, and those
+#: whose place its address takes.
+LUT_RAM: Final = {"ecp5": ("TRELLIS_DPR16X4", 4 + 2), "gowin": ("RAM16SDP4", 6 + 2)}
+#: Registers whose place one takes.
+LUT_RAM_REGISTERS: Final = {"gowin": 6}
 #: Bits up to which iCE40, which has no LUT RAM, keeps a memory in registers.
 _REGISTER_BITS: Final = 64
+#: Bits from which a product is one of multiplier blocks, and bits of a block's operands.
+_PRODUCT_BITS, _BLOCK_BITS = 4, 18
 
 
-def block_rams(target: str, width: int, depth: int) -> int:
+def block_rams(target: str, memory: Kept) -> int:
     """Block RAMs of a memory; 0 if it becomes something else.
 
     Parameters
     ----------
     target : {"ecp5", "ice40", "gowin"}
-    width : int
-        Bits of a word.
-    depth : int
-        Words.
+    memory : Kept
     """
-    if target == "ice40":
-        if width * depth <= _REGISTER_BITS:
-            return 0
-    elif _lut_ram_cost(target, width, depth) <= _BLOCK_COST:
+    width, depth = memory.width, memory.depth
+    number = min(-(-width // w) * -(-depth // d) for w, d in SHAPES[target].items())
+    if not memory.clocked:
         return 0
-    return min(-(-width // w) * -(-depth // d) for w, d in SHAPES[target].items())
-
-
-def rom_blocks(family: str, width: int, depth: int) -> int:
-    """Block RAMs of a memory that is only read; 0 if it becomes look-up tables."""
-    number = min(-(-width // w) * -(-depth // d) for w, d in SHAPES[family].items())
-    return 0 if width * depth <= number * _ROM_COST[family] * _ROM_BITS else number
+    if memory.wanted:
+        return number
+    if not memory.written:
+        return 0 if width * depth <= number * _ROM_COST[target] * _ROM_BITS else number
+    if target == "ice40":
+        return number if width * depth > _REGISTER_BITS else 0
+    return number if _lut_ram_cost(target, width, depth) > number * _BLOCK_COST else 0
 
 
 def blocks(family: str, found: Census) -> int:
     """Block RAMs of all memories."""
-    written = sum(n * block_rams(family, *size) for size, n in found.memories.items())
-    return written + sum(n * rom_blocks(family, *size) for size, n in found.roms.items())
+    return sum(n * block_rams(family, memory) for memory, n in found.memories.items())
 
 
 def port_bits(family: str, found: Census) -> int:
-    """Bits of data and address of all memories that are written and are block RAM.
+    """Bits of data and address of all memories in block RAM whose reads and writes may collide.
 
-    A read in the cycle of a write to the same word gives the old one; where block RAM does not
-    promise that, Yosys holds the write back and looks for it, at a cost per bit.
+    A read in the cycle of a write to the same word gives the old one, or the new one; block RAM
+    promises neither, so Yosys holds the write back and looks for it, at a cost per bit.
     """
     return sum(
-        number * (width + (depth - 1).bit_length())
-        for (width, depth), number in found.memories.items()
-        if block_rams(family, width, depth)
+        number * (memory.width + (memory.depth - 1).bit_length())
+        for memory, number in found.memories.items()
+        if memory.checked and memory.written and block_rams(family, memory)
     )
+
+
+def kept_bits(family: str, found: Census) -> int:
+    """Bits of memories in registers, one per bit: on iCE40, which has no LUT RAM."""
+    if family in LUT_RAM:
+        return 0
+    return sum(n * memory.width * memory.depth for memory, n in _others(family, found))
 
 
 def _lut_ram_cost(target: str, width: int, depth: int) -> float:
@@ -89,42 +95,66 @@ def lut_rams(width: int, depth: int) -> int:
 
 
 def memory_luts(family: str, found: Census) -> float:
-    """Look-up tables of all memories that are no block RAM, and of what selects among their parts.
+    """Look-up tables of all memories in LUT RAM or logic, and of what selects among their parts.
 
-    On iCE40 those of a memory in registers are logic like any other: a choice between two bits per
-    bit and more.
+    Memories in registers are left to a cost per bit (``kept_bits``).
     """
     roms = sum(
-        number * width * depth / _ROM_BITS
-        for (width, depth), number in found.roms.items()
-        if not rom_blocks(family, width, depth)
+        number * memory.width * memory.depth / _ROM_BITS
+        for memory, number in found.memories.items()
+        if not memory.written and not block_rams(family, memory)
     )
-    if family not in _LUT_RAM:
-        return roms + sum(
-            number * width * depth for (width, depth), number in _others(family, found)
-        )
-    each = TABLES[family][_LUT_RAM[family]]
+    if family not in LUT_RAM:
+        return roms
+    each = LUT_RAM[family][1]
     return roms + sum(
-        number * (each * lut_rams(width, depth) + width * (-(-depth // _LUT_RAM_WORDS) - 1))
-        for (width, depth), number in _others(family, found)
+        number * (each * lut_rams(m.width, m.depth) + m.width * (-(-m.depth // _LUT_RAM_WORDS) - 1))
+        for m, number in _others(family, found)
     )
 
 
 def memory_registers(family: str, found: Census) -> int:
     """Registers of memories: behind LUT RAM, which reads at once, or instead of block RAM."""
-    deep = family == "ice40"  # it has no LUT RAM: every word is in registers
+    others = _others(family, found)
+    behind = sum(n * m.width for m, n in others if m.clocked)
+    each = LUT_RAM_REGISTERS.get(family, 0)
+    places = each * sum(n * lut_rams(m.width, m.depth) for m, n in others) if each else 0
+    return behind + places + kept_bits(family, found)
+
+
+def _others(family: str, found: Census) -> list[tuple[Kept, int]]:
+    """The memories that are written and are no block RAM."""
+    return [
+        (memory, number)
+        for memory, number in found.memories.items()
+        if memory.written and not block_rams(family, memory)
+    ]
+
+
+def multipliers(family: str, found: Census) -> int:
+    """Multiplier blocks that Yosys takes for a machine's own products, those of cells apart."""
+    return sum(n * blocks_of_product(family, *size) for size, n in found.products.items())
+
+
+def blocks_of_product(family: str, a: int, b: int) -> int:
+    """Multiplier blocks of a product of two values of so many bits.
+
+    On Gowin alone, for elsewhere Yosys is told to take none (``hw.board_tools``): from 4 bits on,
+    as its ``synth_gowin`` has it, and one per 18 bits of each.
+    """
+    if family != "gowin" or min(a, b) < _PRODUCT_BITS:
+        return 0
+    return -(-a // _BLOCK_BITS) * -(-b // _BLOCK_BITS)
+
+
+def product_bits(family: str, found: Census) -> int:
+    """Bits of sums that products in logic come to."""
     return sum(
-        number * width * (depth + 1 if deep else 1)
-        for (width, depth), number in _others(family, found)
+        n * a * b for (a, b), n in found.products.items() if not blocks_of_product(family, a, b)
     )
 
 
-def _others(family: str, found: Census) -> list[tuple[Size, int]]:
-    """The memories that are written and are no block RAM."""
-    return [(size, n) for size, n in found.memories.items() if not block_rams(family, *size)]
-
-
-def tile_banks(config: MachineConfig) -> tuple[Size, int]:
-    """Width and depth of a bank of the tile memory's words, and how many banks there are."""
+def tile_banks(config: MachineConfig) -> tuple[Kept, int]:
+    """A bank of the tile memory's words, and how many banks there are."""
     word = config.bits + 1 + config.unity  # with a flag for zero, and one for unity
-    return (word, max(2, config.memory_words // config.vector)), 2 * config.vector
+    return Kept(word, max(2, config.memory_words // config.vector)), 2 * config.vector

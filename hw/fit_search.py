@@ -155,9 +155,9 @@ def fewer_slots(board: Board, config: MachineConfig) -> MachineConfig | None:
     slots = config.slots // 2
     while slots:
         candidate = replace(config, slots=slots)
-        size, banks = tile_banks(candidate)
+        bank, banks = tile_banks(candidate)
         # Cheap to tell: the banks of words alone.
-        if banks * block_rams(board.device.family, *size) <= board.device.block_rams and _fits(
+        if banks * block_rams(board.device.family, bank) <= board.device.block_rams and _fits(
             board.device, candidate
         ):
             return candidate
@@ -232,10 +232,10 @@ class Estimate:
 
     def _told(self, config: MachineConfig) -> tuple[float, float]:
         grown = features(config)
-        size, banks = tile_banks(config)
+        bank, banks = tile_banks(config)
         luts = sum(known * grown[name] for name, known in self.known["luts"].items())
         blocks = sum(known * grown[name] for name, known in self.known["block_rams"].items())
-        words = banks * block_rams(self.family, *size)
+        words = banks * block_rams(self.family, bank)
         return luts + array_cost(config, self.family, self.cells).luts, blocks + words
 
 

@@ -32,6 +32,7 @@ _MACHINE: Final = MachineConfig()
 MACHINE: Final = (
     *("bits", "unity", "multiplier", "rows", "columns", "max_terms", "output_bits"),
     *("bias_bits", "slots", "parameters", "row_parameters", "blocks", "table", "hold"),
+    *("skipping", "wide", "counters"),
 )
 
 
@@ -58,7 +59,7 @@ class Options:
         K_max, at least 2.
     output_bits, bias_bits : int, optional
         Bits of a drain's result and of its bias, 3 to 16; ``bits`` if omitted.
-    slots, parameters, row_parameters, blocks, table, hold
+    slots, parameters, row_parameters, blocks, table, hold, skipping, wide, counters
         Of the machine, as in MachineConfig.
 
     Raises
@@ -87,6 +88,9 @@ class Options:
     blocks: bool = _MACHINE.blocks
     table: bool = _MACHINE.table
     hold: bool = _MACHINE.hold
+    skipping: bool = _MACHINE.skipping
+    wide: bool = _MACHINE.wide
+    counters: str = _MACHINE.counters
 
     def __post_init__(self) -> None:
         _check_range("bits", self.bits, MIN_BITS, MAX_BITS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from hw.synthesis import SynthesisError
 from sim import machine_verilator
@@ -56,6 +58,8 @@ COLUMNS, WORDS = 8, 1024
 LIMIT: Final = 1 << 20
 _IMAGES: Final = ROOT / "programs"
 _IMAGE_BITS: Final = 16
+#: The exit status of a process that Ctrl-C ended: 128 and the number of SIGINT.
+_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +273,22 @@ def command(
         raise typer.Exit(1)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; a mistake of the user is one sentence and status 2."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line's exit status; a mistake of the user is one sentence and status 2."""
     app = typer.Typer(add_completion=False)
     app.command()(command)
-    app(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(words, prog_name="python -m sim.netlist_programs", standalone_mode=False)
+    except TyperException as error:
+        plain = hasattr(error, "param") and error.param is None  # with no option to name
+        message = error.message if plain else error.format_message()
+        print(f"sim.netlist_programs: {' '.join(message.split()).rstrip('.')}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

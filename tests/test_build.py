@@ -16,7 +16,8 @@ from amaranth.hdl import Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
-from hw.build import emission, main
+import hw.build
+from hw.build import Emission, emission, main
 from hw.tops import TOPS, Options, build_top
 from sw.format import MAX_BITS, MIN_BITS
 
@@ -273,6 +274,8 @@ def test_published_names_and_widths_of_ports_hold() -> None:
         ("atreides --rows 33", "rows must be 1 to 32, not 33"),
         ("atreides --parameters 3", "parameters must be a power of two, not 3"),
         ("fma --hold", "--hold does not apply to fma, which takes --bits, "),
+        ("fma --narrow", "--narrow does not apply to fma, which takes --bits, "),
+        ("atreides --counters two", "counters must be all, cycles or none, not 'two'"),
     ],
 )
 def test_mistakes_end_with_one_sentence_and_nothing_written(
@@ -300,6 +303,23 @@ def test_one_line_of_options_serves_every_top_with_a_note_where_one_is_idle(
     assert len(captured.out.splitlines()) == 2
     main(["shift-register", "--rows", "4", "-o", str(tmp_path)])
     assert not capsys.readouterr().err
+
+
+def test_what_makes_a_machine_smaller_can_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[Options] = []
+
+    def pretend(name: str, options: Options) -> Emission:
+        built.append(options)
+        return Emission(name, "", "")
+
+    monkeypatch.setattr(hw.build, "emission", pretend)
+    flags = ["--narrow", "--no-skipping", "--counters", "none", "--slots", "16"]
+    main(["atreides", *flags, "-o", str(tmp_path)])
+    machine = built[0].machine
+    assert (machine.wide, machine.skipping, machine.counters) == (False, False, "none")
+    assert machine.slots == 16
 
 
 @pytest.mark.parametrize("blocked", ["file", "file/below"])
