@@ -103,7 +103,7 @@ def specs() -> list[Spec]:
 def _wider(name: str, config: SFConfig, method: tuple[str, ...]) -> list[Spec]:
     """The same with attention products, then the head, then every layer's result on words too."""
     products = replace(config, products=config.activations)
-    head = replace(products, head=max(8, config.weights))
+    head = replace(products, head=max(8, config.weights or 0))
     drains = replace(head, output=config.activations, value_scale="channel")
     return [
         Spec(f"{name}, products", products, method, LEARNED),
