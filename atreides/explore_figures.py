@@ -15,7 +15,7 @@ from typing import Any, Final
 from atreides.explore_points import Point
 from hw import fit, fit_search
 from hw.boards import Board, find_board
-from hw.fit_placer import placed_tables
+from hw.fit_placer import LOGIC_CELLS
 from sim.machine_design import sources
 from sw.config import MachineConfig
 from sw.estimate import Product, compute_cycles
@@ -153,10 +153,8 @@ def _synthesised(board: Board, config: MachineConfig) -> fit.Need:
         top = job.top(choose_clock(board, first_goal(board), job.baud))
         text = rtlil.convert(top, name="top", emit_src=False)
         cells = synthesise(board, text, folder, folder / "synthesise.log")
-        netlist = json.loads((folder / "netlist.json").read_text())["modules"]["top"]
     check_fit(board, cells)
-    family = board.device.family
-    return fit.Need.of(family, {**cells, fit.LOGIC_CELLS: placed_tables(family, netlist)})
+    return fit.Need.of(board.device.family, cells)
 
 
 def _placed(board: Board, config: MachineConfig, seed: int) -> tuple[fit.Need, float]:
@@ -172,7 +170,7 @@ def _placed(board: Board, config: MachineConfig, seed: int) -> tuple[fit.Need, f
         shutil.rmtree(folder, ignore_errors=True)
     used, family = built.placement.utilisation, board.device.family
     tables = used[_TABLES[family]][0]
-    return fit.Need.of(family, {**built.cells, fit.LOGIC_CELLS: tables}), built.placement.megahertz
+    return fit.Need.of(family, {**built.cells, LOGIC_CELLS: tables}), built.placement.megahertz
 
 
 def _reported(board: Board, config: MachineConfig, folder: Path) -> float | None:

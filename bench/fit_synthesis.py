@@ -24,9 +24,8 @@ from hw.board_flow import choose_clock, first_goal
 from hw.board_tools import SYNTHESIS
 from hw.board_top import CheckedMachine
 from hw.boards import find_board
-from hw.fit import LOGIC_CELLS
 from hw.fit_census import self_test_bytes
-from hw.fit_placer import placed_tables
+from hw.fit_placer import LOGIC_CELLS, placed_tables
 from hw.memory_attributes import PASSES
 from hw.multiplier import DSP, OPERATOR
 from hw.synthesis import run_passes

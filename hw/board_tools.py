@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from hw.boards import Board
+from hw.fit_placer import LOGIC_CELLS, placed_tables
 from hw.memory_attributes import PASSES
 from hw.synthesis import beside_python
 
@@ -131,7 +132,7 @@ def synthesise(board: Board, text: str, folder: Path, log: Path) -> dict[str, in
     Returns
     -------
     dict of str to int
-        Cells by type.
+        Cells by type, and LOGIC_CELLS: the look-up tables that the placer will count.
 
     Raises
     ------
@@ -152,7 +153,9 @@ def synthesise(board: Board, text: str, folder: Path, log: Path) -> dict[str, in
     ]
     run_tool([sys.executable, "-c", _RUN_PASSES, *commands], folder, log)
     cells = json.loads(folder.joinpath("cells.json").read_text())["design"]["num_cells_by_type"]
-    return {name: count for name, count in cells.items() if not name.startswith("$")}
+    netlist = json.loads(folder.joinpath("netlist.json").read_text())["modules"]["top"]
+    found = {name: count for name, count in cells.items() if not name.startswith("$")}
+    return {**found, LOGIC_CELLS: placed_tables(family, netlist)}
 
 
 def check_fit(board: Board, cells: dict[str, int]) -> None:
@@ -165,6 +168,7 @@ def check_fit(board: Board, cells: dict[str, int]) -> None:
     """
     device, family = board.device, board.device.family
     tables = sum(cells.get(name, 0) * count for name, count in TABLES[family].items())
+    tables = cells.get(LOGIC_CELLS, tables)
     memories = sum(cells.get(name, 0) for name in MEMORIES[family])
     multipliers = sum(cells.get(name, 0) for name in MULTIPLIERS[family])
     found = [

@@ -20,7 +20,6 @@ from hw.board_tools import MEMORIES, MULTIPLIERS, TABLES
 from hw.boards import Board, target_of
 from hw.fit_census import Census, census
 from hw.fit_memory import (
-    LUT_RAM,
     LUT_RAM_REGISTERS,
     blocks,
     kept_bits,
@@ -30,6 +29,7 @@ from hw.fit_memory import (
     port_bits,
     product_bits,
 )
+from hw.fit_placer import LOGIC_CELLS, LUT_RAM
 from hw.multiplier import AUTO, DSP
 from hw.packed_multiplier import packing
 from sw.config import MachineConfig
@@ -43,8 +43,6 @@ RESOURCES: Final = {
     "block_rams": "block RAMs",
     "dsps": "multipliers",
 }
-#: What placers count of a netlist, kept with the primitives under a name of its own.
-LOGIC_CELLS: Final = "LOGIC_CELLS"
 #: How registers are named in netlists.
 _REGISTERS: Final = {"ecp5": "TRELLIS_FF", "ice40": "SB_DFF", "gowin": "DFF"}
 #: The name of cells whose words have no unity, in the table.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hw.fit_census import Census, Kept
+from hw.fit_placer import LUT_RAM
 from sw.config import MachineConfig
 
 #: Depths by width of a block RAM, for a memory with a port to read and one to write: DP16KD with
@@ -25,9 +26,6 @@ _BLOCK_COST: Final = 136
 _ROM_COST: Final = {"ecp5": 132, "ice40": 66, "gowin": 132}
 _ROM_BITS: Final = 16
 _LUT_RAM_WORDS, _LUT_RAM_BITS = 16, 4
-#: The primitive of LUT RAM by family, and how many look-up tables it takes: of its words, and those
-#: whose place its address takes.
-LUT_RAM: Final = {"ecp5": ("TRELLIS_DPR16X4", 4 + 2), "gowin": ("RAM16SDP4", 6 + 2)}
 #: Registers whose place one takes.
 LUT_RAM_REGISTERS: Final = {"gowin": 6}
 #: Bits up to which iCE40, which has no LUT RAM, keeps a memory in registers.

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hw.fit_memory import LUT_RAM
-
+#: The primitive of LUT RAM by family, and how many look-up tables it takes: of its words, and those
+#: whose place its address takes.
+LUT_RAM: Final = {"ecp5": ("TRELLIS_DPR16X4", 4 + 2), "gowin": ("RAM16SDP4", 6 + 2)}
+#: The number of :func:`placed_tables`, where it is kept with a netlist's primitives by type.
+LOGIC_CELLS: Final = "LOGIC_CELLS"
 #: Names of a family's carries: the type, and the pins of the carry.
 _CARRIES: Final = {
     "ecp5": ("CCU2C", "CIN", "COUT"),
