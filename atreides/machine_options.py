@@ -59,6 +59,15 @@ CountersOf = Annotated[
 Multiplier = Annotated[
     str, typer.Option("--multiplier", metavar="NAME", help=f"{', '.join(MULTIPLIER_NAMES)}.")
 ]
+Control = Annotated[
+    str,
+    typer.Option(
+        "--control",
+        metavar="NAME",
+        help="parallel, or serial: a processor with microcode instead of units side by side, much "
+        "smaller and slower.",
+    ),
+]
 
 #: Every size of a machine, by the name of its field, in the order of the help.
 OPTIONS: Final[dict[str, Any]] = {
@@ -80,6 +89,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "wide": Wide,
     "counters": CountersOf,
     "multiplier": Multiplier,
+    "control": Control,
 }
 #: A function of the command line.
 Command = Callable[..., None]

@@ -142,7 +142,7 @@ def synthesise(board: Board, text: str, folder: Path, log: Path) -> dict[str, in
     folder.joinpath("top.il").write_text(text, encoding="utf-8")
     family, options = board.device.family, ""
     if board.device.name == "iCE40UP5K":
-        options = "-device u"
+        options = "-device u -spram"
     if family == "gowin":
         options = f"-family {board.device.name[:4].lower()}"
     commands = [

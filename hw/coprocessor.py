@@ -6,7 +6,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from hw.core import Atreides
+from hw.machine import make_machine
 from hw.custom_instructions import XLEN, CustomInstructions
 from sw.config import MachineConfig
 
@@ -40,7 +40,7 @@ class Coprocessor(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.machine = machine = Atreides(self.config, self.target)
+        m.submodules.machine = machine = make_machine(self.config, self.target)
         m.submodules.custom = custom = CustomInstructions(self.config)
         connect(m, custom.instructions, machine.instructions)
         connect(m, custom.host, machine.host)

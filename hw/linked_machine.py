@@ -8,7 +8,7 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.core import Atreides
+from hw.machine import make_machine
 from hw.link import Link
 from hw.uart import join_line
 from sw.config import MachineConfig
@@ -55,7 +55,7 @@ class ServedMachine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         reset = Signal()
-        machine = Atreides(self.greeting.config, self.target)
+        machine = make_machine(self.greeting.config, self.target)
         m.submodules.machine = ResetInserter(reset)(machine)
         m.submodules.link = link = Link(self.greeting, self.patience)
         connect(m, flipped(self.i), link.i)

@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 from hw.activation import ActivationUnit
 from hw.convert import Binary16ToSFx, Binary32ToSFx, SFxToBinary32
 from hw.coprocessor import Coprocessor
-from hw.core import Atreides
+from hw.machine import make_machine
 from hw.cycle_count import CycleCount
 from hw.detect import UnityDetector, ZeroDetector
 from hw.drain import Drain
@@ -326,7 +326,7 @@ TOPS: Final[Mapping[str, Top]] = {
     "atreides": Top(
         "the machine: runs programs on a systolic array",
         (*MACHINE, "target"),
-        lambda o: Atreides(o.machine, o.target),
+        lambda o: make_machine(o.machine, o.target),
         {
             **_stream("instructions", "word (16 bits), last of the program"),
             **_stream("host", "space (3), write, count - 1 (as columns - 1), address (32), data"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from hw.core import Atreides
+from hw.machine import make_machine
 from hw.fusesoc import Beats, Steps
 from hw.shift_register import ShiftRegister
 from hw.tops import Options, build_top
@@ -134,7 +134,7 @@ def _machine(options: Options) -> Beats:
         result = run_model(job)
         if not result.report.fault and len(result.report.results) >= ROWS:
             break
-    component = Atreides(config)
+    component = make_machine(config)
     ports = Ports.of(component)
     component._Elaboratable__used = True  # type: ignore[attr-defined]  # only its ports are wanted
     load, program, read = Session(ports, [job]).phases()

@@ -14,7 +14,7 @@ from amaranth.hdl import Fragment, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
-from hw.core import Atreides
+from hw.machine import make_machine
 from hw.emit import emit, ports
 from hw.multiplier import AUTO, OPERATOR
 from sim.machine_ports import Ports
@@ -45,7 +45,7 @@ class Design:
     quick: bool = False
 
 
-def machine(config: MachineConfig) -> Atreides:
+def machine(config: MachineConfig) -> wiring.Component:
     """The machine as it is simulated: ``auto`` multiplies by the simulator's own operator.
 
     A multiplier of gates is what a simulator of 64 cells spends nine tenths of its time on. Each
@@ -53,7 +53,7 @@ def machine(config: MachineConfig) -> Atreides:
     """
     if config.multiplier == AUTO:
         config = replace(config, multiplier=OPERATOR)
-    return Atreides(config)
+    return make_machine(config)
 
 
 def design(config: MachineConfig, *, hierarchy: bool = False) -> Design:

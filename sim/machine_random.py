@@ -19,7 +19,7 @@ from sim.machine_session import Stalls
 from sim.machine_stimulus import LONGEST, Stimulus
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.assembler import disassemble
-from sw.config import COUNTERS, MachineConfig
+from sw.config import CONTROLS, COUNTERS, MachineConfig
 from sw.registers import Counter
 
 #: What stalls of the host change.
@@ -159,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-skipping", dest="skipping", action="store_false")
     parser.add_argument("--narrow", dest="wide", action="store_false")
     parser.add_argument("--counters", choices=COUNTERS, default=defaults.counters)
+    parser.add_argument("--control", choices=CONTROLS, default=defaults.control)
     parser.add_argument("--parameters", type=int, default=16)
     parser.add_argument("--row-parameters", type=int, default=64)
     parser.add_argument("--max-terms", type=int, default=defaults.max_terms)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hw.core import Atreides
+from hw.machine import make_machine
 from hw.emit import emit
 from hw.synthesis import DELAY_GOAL, LIBERTY, check_standard_cells, run_passes
 from sim.machine_design import TOP, sources
@@ -98,7 +98,7 @@ def emitted(config: MachineConfig, netlist: str) -> tuple[str, Ports]:
     text, ports = FOLDER / f"{key}.source.v", FOLDER / f"{key}.ports.json"
     if not (text.exists() and ports.exists()):
         with timed(key, "emission"):
-            component = Atreides(config, netlist)
+            component = make_machine(config, netlist)
             keep(ports, Ports.of(component).to_json().encode())
             keep(text, emit(component, TOP).encode())
     return text.read_text(encoding="utf-8"), Ports.from_json(ports.read_text(encoding="utf-8"))

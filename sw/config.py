@@ -21,6 +21,12 @@ AUTO = "auto"
 #: A multiplier block of an FPGA, in an array shared by as many cells as it holds products of.
 DSP = "dsp"
 MULTIPLIER_NAMES = (*MULTIPLIERS, OPERATOR, DSP, AUTO)
+#: How a machine is controlled: by units that work side by side, or by microcode.
+CONTROLS = ("parallel", "serial")
+#: Words of a serial machine's parameters, and of its activation buffer.
+_SERIAL_PARAMETERS = 3072
+_SERIAL_SLOT = 256
+_SERIAL_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,10 @@ class MachineConfig:
         The performance counters: all, CYCLES alone, or none. Others read 0.
     multiplier : str
         Of magnitudes, one of :data:`MULTIPLIER_NAMES`.
+    control : {"parallel", "serial"}
+        Serial is much smaller and slower: one processor with microcode does what the other has
+        units for. It has words of at most 8 bits, no blocks, table, hold, skipping, wide vectors,
+        counters or output of another width, and at most 65536 words of tile memory.
 
     Raises
     ------
@@ -86,6 +96,7 @@ class MachineConfig:
     wide: bool = True
     counters: str = "all"
     multiplier: str = AUTO
+    control: str = "parallel"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -125,6 +136,40 @@ class MachineConfig:
                 f"slots must be at least {least} where wide is False, not {self.slots!r}"
             )
         _ = self.format, self.bias_format, self.output  # each checks its width
+        if self.control not in CONTROLS:
+            raise ValueError(f"control must be {_either(CONTROLS)}, not {self.control!r}")
+        if self.control == "serial":
+            self._check_serial()
+
+    def _check_serial(self) -> None:
+        """What microcode does not do is refused."""
+        for name, only in (
+            *(("blocks", False), ("table", False), ("hold", False)),
+            *(("skipping", False), ("wide", False), ("counters", "none")),
+        ):
+            if getattr(self, name) != only:
+                raise ValueError(
+                    f"{name} must be {only} where control is serial, not {getattr(self, name)!r}"
+                )
+        for name, value, most in (
+            ("bits", self.bits, _SERIAL_BITS),
+            ("bias_bits", self.bias_format.bits, _SERIAL_BITS),
+            ("tile memory", self.memory_words, 1 << COUNT_BITS),
+            ("rows * columns", self.slot_words, _SERIAL_SLOT),
+            (
+                "parameters * columns + row_parameters",
+                self.parameters * self.columns + self.row_parameters,
+                _SERIAL_PARAMETERS,
+            ),
+        ):
+            if value > most:
+                raise ValueError(
+                    f"{name} must be at most {most} where control is serial, not {value!r}"
+                )
+        if self.output.bits != self.bits:
+            raise ValueError(
+                f"output_bits must be {self.bits} where control is serial, not {self.output.bits!r}"
+            )
 
     @property
     def format(self) -> SFx:

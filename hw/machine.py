@@ -1,0 +1,20 @@
+"""The machine of a configuration: with units that work side by side, or with serial control."""
+
+from __future__ import annotations
+
+from hw.core import Atreides
+from hw.serial_core import SerialAtreides
+from sw.config import MachineConfig
+
+
+def make_machine(config: MachineConfig, target: str = "generic") -> Atreides | SerialAtreides:
+    """The machine that ``config.control`` names; both have the same ports.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    target : {"generic", "ecp5", "ice40", "osu018"}
+        What the logic will become.
+    """
+    kind = SerialAtreides if config.control == "serial" else Atreides
+    return kind(config, target)
