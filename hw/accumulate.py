@@ -20,6 +20,9 @@ class Accumulate(wiring.Component):
     magnitude_bits : int
     target : {"generic", "ecp5", "ice40", "osu018"}
         ``ecp5`` accumulates, clears and subtracts in one carry chain.
+    clears : bool
+        Whether ``first`` can be 1. Where it cannot, ``ice40`` takes a table per bit of the
+        accumulator and one per bit of the magnitude.
 
     Members
     -------
@@ -34,9 +37,12 @@ class Accumulate(wiring.Component):
         ``(0 if first else accumulator) ± magnitude``.
     """
 
-    def __init__(self, width: int, magnitude_bits: int, target: str = "generic") -> None:
+    def __init__(
+        self, width: int, magnitude_bits: int, target: str = "generic", clears: bool = True
+    ) -> None:
         check_target(target)
         self.target = target
+        self.clears = clears
         super().__init__(
             {
                 "accumulator": In(width),
@@ -51,6 +57,8 @@ class Accumulate(wiring.Component):
         m = Module()
         if self.target == "ecp5":
             self._chain(m)
+        elif self.target == "ice40" and not self.clears:
+            self._extend(m)
         else:
             self._add(m)
         return m
@@ -65,6 +73,17 @@ class Accumulate(wiring.Component):
             chain.d.eq(self.sign.replicate(width)),
             chain.carry.eq(self.sign),
             self.following.eq(chain.sum),
+        ]
+
+    def _extend(self, m: Module) -> None:
+        # A carry cell takes the accumulator and the extended sign as they are.
+        sign, low = self.sign, len(self.magnitude)
+        above = sign.replicate(len(self.accumulator) - low)
+        addend = Cat(self.magnitude ^ sign.replicate(low), above)
+        total = Signal(len(self.accumulator) + 1)
+        m.d.comb += [
+            total.eq(Cat(sign, self.accumulator) + Cat(sign, addend)),
+            self.following.eq(total[1:]),
         ]
 
     def _add(self, m: Module) -> None:

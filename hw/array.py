@@ -42,6 +42,8 @@ class SystolicArray(wiring.Component):
         With ``dsp``, neighbouring cells share a multiplier block.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
+    apart : bool
+        As in ``hw.cell.Cell``.
 
     Members
     -------
@@ -67,6 +69,7 @@ class SystolicArray(wiring.Component):
         max_terms: int = MAX_TERMS,
         multiplier: str = "auto",
         target: str = "generic",
+        apart: bool = False,
     ) -> None:
         check_side("rows", rows)
         check_side("columns", columns)
@@ -76,11 +79,11 @@ class SystolicArray(wiring.Component):
         self.latency = Cell.latency + 1 + (rows > BUS_CELLS)
         self.packed = None
         if multiplier == DSP:
-            self.packed = PackedCells(format, rows, columns, max_terms, target)
+            self.packed = PackedCells(format, rows, columns, max_terms, target, apart)
             self.latency += self.packed.skew
             rows = 0  # no cells of its own
         self.cells = [
-            [Cell(format, max_terms, multiplier, target) for _ in range(columns)]
+            [Cell(format, max_terms, multiplier, target, apart=apart) for _ in range(columns)]
             for _ in range(rows)
         ]
         operand = operand_layout(format)

@@ -35,6 +35,9 @@ class Cell(wiring.Component):
         The product of the magnitudes is found outside, by what several cells share.
     delay : int
         Cycles that the product waits for, on top of :attr:`latency`.
+    apart : bool
+        The control's ``first`` comes in a cycle of its own, before the sum's first product: it
+        clears the sum, which on iCE40 takes no logic.
 
     Members
     -------
@@ -42,7 +45,8 @@ class Cell(wiring.Component):
         From the left and from above. An operand with ``zero`` is not looked at further, except
         with ``first``: there its magnitude and ``unity`` must be 0.
     control : In(CONTROL)
-        With ``valid``, a * b is added, to zero if ``first``; without it, the sum stays.
+        With ``valid``, a * b is added, to zero if ``first``; without it, the sum stays. ``apart``:
+        with ``valid`` and ``first`` the sum becomes zero.
     a_next, b_next : Out(operand_layout(format))
         The operands, 1 cycle later: to the right and down.
     control_next : Out(CONTROL)
@@ -64,15 +68,17 @@ class Cell(wiring.Component):
         target: str = "generic",
         shared: bool = False,
         delay: int = 0,
+        apart: bool = False,
     ) -> None:
         self.format = format
         self.target = target
         self.shared = shared
         self.delay = delay
+        self.apart = apart
         found = GivenProduct(format.fraction_bits) if shared else multiplier
         self.product = MagnitudeProduct(format, found, target)
         width = format.accumulator_bits(max_terms)
-        self.step = Accumulate(width, len(self.product.product), target)
+        self.step = Accumulate(width, len(self.product.product), target, not apart)
         #: The sum: at the output only while it drains. No reset: ``first`` says where it starts.
         self.accumulator = Signal(width, reset_less=True)
         operand = operand_layout(format)
@@ -130,11 +136,14 @@ class Cell(wiring.Component):
             step.accumulator.eq(self.accumulator),
             step.magnitude.eq(magnitude),
             step.sign.eq(sign),
-            step.first.eq(first),
+            step.first.eq(0 if self.apart else first),
             self.bus.eq(Mux(drains, self.accumulator, 0)),
         ]
         with m.If(enable):
             m.d.sync += self.accumulator.eq(step.following)
+            if self.apart:
+                with m.If(first):
+                    m.d.sync += self.accumulator.eq(0)
         return m
 
     def _wait(self, m: Module, like: Signal, value: Value) -> Value:

@@ -6,8 +6,8 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from hw.machine import make_machine
 from hw.custom_instructions import XLEN, CustomInstructions
+from hw.machine import make_machine
 from sw.config import MachineConfig
 
 

@@ -8,8 +8,8 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.machine import make_machine
 from hw.link import Link
+from hw.machine import make_machine
 from hw.uart import join_line
 from sw.config import MachineConfig
 from sw.link import (

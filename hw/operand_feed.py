@@ -92,6 +92,7 @@ class OperandFeed(wiring.Component):
             config.max_terms,
             config.multiplier,
             target,
+            apart=True,
         )
         self.sum_delay = self.edge.latency + self.array.latency + SETTLE
         super().__init__(
@@ -181,13 +182,13 @@ class OperandFeed(wiring.Component):
         """Slices, or the order to a row to drain, to the edge and on to the array."""
         orders, edge, array, config = self.orders, self.edge, self.array, self.config
         valid, first, drains = Signal(), Signal(), Signal()
-        m.d.sync += [valid.eq(self._sends), drains.eq(orders.drain)]
-        with m.If(orders.go):
-            m.d.sync += first.eq(orders.value[-1])
-        with m.Elif(valid):
-            m.d.sync += first.eq(0)
+        m.d.sync += [
+            valid.eq(self._sends),
+            drains.eq(orders.drain),
+            first.eq(orders.go & orders.value[-1]),  # a cycle before the first slice
+        ]
         m.d.comb += [
-            edge.control.valid.eq(valid),
+            edge.control.valid.eq(valid | first),
             edge.control.first.eq(first),
             edge.control.last.eq(drains),
             edge.row_mask.eq(Mux(drains, 1 << self.lane, (1 << config.rows) - 1)),

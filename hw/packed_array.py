@@ -25,6 +25,8 @@ class CellGroup(wiring.Component):
     max_terms : int
         K_max.
     target : {"generic", "ecp5", "ice40"}
+    apart : bool
+        As in ``hw.cell.Cell``.
 
     Members
     -------
@@ -38,13 +40,22 @@ class CellGroup(wiring.Component):
     """
 
     def __init__(
-        self, format: SFx, rows: int, columns: int, max_terms: int, target: str = "generic"
+        self,
+        format: SFx,
+        rows: int,
+        columns: int,
+        max_terms: int,
+        target: str = "generic",
+        apart: bool = False,
     ) -> None:
         self.rows = rows
         self.columns = columns
         self.block = PackedMultiplier(format.fraction_bits, target, rows, columns)
         self.cells = [
-            [Cell(format, max_terms, target=target, shared=True, delay=i) for _ in range(columns)]
+            [
+                Cell(format, max_terms, target=target, shared=True, delay=i, apart=apart)
+                for _ in range(columns)
+            ]
             for i in range(rows)
         ]
         operand, sums = operand_layout(format), signed(format.accumulator_bits(max_terms))
@@ -95,7 +106,7 @@ class PackedCells(wiring.Component):
 
     Parameters
     ----------
-    format, rows, columns, max_terms, target
+    format, rows, columns, max_terms, target, apart
         Of the array.
 
     Members
@@ -119,6 +130,7 @@ class PackedCells(wiring.Component):
         columns: int,
         max_terms: int = MAX_TERMS,
         target: str = "generic",
+        apart: bool = False,
     ) -> None:
         self.rows = rows
         self.columns = columns
@@ -132,6 +144,7 @@ class PackedCells(wiring.Component):
                     min(found.columns, columns - j),
                     max_terms,
                     target,
+                    apart,
                 )
                 for j in range(0, columns, found.columns)
             ]

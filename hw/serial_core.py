@@ -61,7 +61,7 @@ class SerialAtreides(wiring.Component):
                 "host": In(stream.Signature(host_layout(config))),
                 "results": Out(stream.Signature(results_layout(config))),
                 "status": Out(stream.Signature(STATUS)),
-                "busy": Out(1, init=1),
+                "busy": Out(1),
             }
         )
 
@@ -80,12 +80,11 @@ class SerialAtreides(wiring.Component):
             done.eq(processor.writes & ~waits),
             writes.eq(done << processor.port),
         ]
-        with m.If(processor.reads):
-            with m.Switch(processor.port):
-                with m.Case(Input.INSTRUCTION):
-                    m.d.comb += waits.eq(~self.instructions.valid)
-                with m.Case(Input.TILE_WORD, Input.DRAINED):
-                    m.d.comb += waits.eq(feed.busy)
+        with m.If(processor.reads), m.Switch(processor.port):
+            with m.Case(Input.INSTRUCTION):
+                m.d.comb += waits.eq(~self.instructions.valid)
+            with m.Case(Input.TILE_WORD, Input.DRAINED):
+                m.d.comb += waits.eq(feed.busy)
         with m.Else(), m.Switch(processor.port):
             with m.Case(*_ORDERS):
                 m.d.comb += waits.eq(feed.busy)
@@ -155,8 +154,10 @@ class SerialAtreides(wiring.Component):
             m.d.sync += status.payload.counter[16:].eq(value)
         with m.If(writes[Output.STATUS]):
             m.d.sync += [status.valid.eq(1), status.payload.fault.eq(value)]
+        busy = Signal(init=1)
+        m.d.comb += self.busy.eq(busy)
         with m.If(writes[Output.BUSY]):
-            m.d.sync += self.busy.eq(value)
+            m.d.sync += busy.eq(value)
 
     def _drain(self, m: Module, writes: Signal) -> None:
         """One drain for all sums."""

@@ -11,13 +11,13 @@ from amaranth.lib import wiring
 from hw.activation import ActivationUnit
 from hw.convert import Binary16ToSFx, Binary32ToSFx, SFxToBinary32
 from hw.coprocessor import Coprocessor
-from hw.machine import make_machine
 from hw.cycle_count import CycleCount
 from hw.detect import UnityDetector, ZeroDetector
 from hw.drain import Drain
 from hw.encoder import check_rounding
 from hw.fma import FusedMultiplyAdd, FusedMultiplyAddStream
 from hw.mac import MultiplyAccumulate
+from hw.machine import make_machine
 from hw.multiplier import AUTO, check_multiplier, check_target, make_multiplier, table_entry
 from hw.operand_hold import OperandHold
 from hw.product import WordProduct

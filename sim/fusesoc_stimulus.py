@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from hw.machine import make_machine
 from hw.fusesoc import Beats, Steps
+from hw.machine import make_machine
 from hw.shift_register import ShiftRegister
 from hw.tops import Options, build_top
 from sim.case import DEFAULT_SEED, Case, plan_of

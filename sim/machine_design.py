@@ -14,8 +14,8 @@ from amaranth.hdl import Fragment, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
-from hw.machine import make_machine
 from hw.emit import emit, ports
+from hw.machine import make_machine
 from hw.multiplier import AUTO, OPERATOR
 from sim.machine_ports import Ports
 from sim.runner import CACHE, ROOT

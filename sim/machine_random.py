@@ -31,8 +31,10 @@ STALLED: Final = (
 LENGTH: Final = 40
 BATCH: Final = 50
 #: Cycles after which a program, or what loads and reads memory, counts as stuck: some tens for each
-#: slice of the longest program, for one of ragged lanes takes a cycle per lane, and hosts stall.
+#: slice of the longest program, for one of ragged lanes takes a cycle per lane, and hosts stall;
+#: serial control takes a hundred times as long.
 LIMIT: Final = 400_000 + 50 * LONGEST
+SERIAL: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def compare(
     wanted = execute([job for _, job in jobs], "model")
     for (_, job), want in zip(jobs, wanted, strict=True):
         coverage.observe(job, want.report)
-    results = execute([job for _, job in jobs], back_end, stalls=stalls, limit=LIMIT)
+    limit = LIMIT * (SERIAL if jobs[0][1].config.control == "serial" else 1)
+    results = execute([job for _, job in jobs], back_end, stalls=stalls, limit=limit)
     ignore = STALLED if stalls else ()
     found = []
     for (seed, job), got, want in zip(jobs, results, wanted, strict=True):

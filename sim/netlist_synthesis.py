@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hw.machine import make_machine
 from hw.emit import emit
+from hw.machine import make_machine
 from hw.synthesis import DELAY_GOAL, LIBERTY, check_standard_cells, run_passes
 from sim.machine_design import TOP, sources
 from sim.machine_ports import Ports
