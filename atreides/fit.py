@@ -168,7 +168,7 @@ def search(board: Board, base: MachineConfig, widths: Sequence[int], console: Co
         for config in (_at(base, width) for width in widths):
             largest = limits.largest(board, config)
             smallest = _at(config, config.bits, rows=1, columns=1)
-            taken = model.need(largest or smallest, board.device.family)
+            taken = model.need(largest or smallest, board.device.family, board.device.sprams)
             found.append(Row(config.bits, largest, taken))
             progress.advance(task)
     return found

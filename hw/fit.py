@@ -104,13 +104,15 @@ class CellCost:
         return CellCost(number * self.luts, number * self.registers, number * self.dsps)
 
 
-def need(config: MachineConfig, family: str) -> Need:
+def need(config: MachineConfig, family: str, sprams: int = 0) -> Need:
     """What a board's machine takes: its line and self-test included.
 
     Parameters
     ----------
     config : MachineConfig
     family : {"ecp5", "ice40", "gowin"}
+    sprams : int
+        As in ``hw.fit_memory.blocks``.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def need(config: MachineConfig, family: str) -> Need:
     """
     table, found = family_table(family), census(config, target_of(family))
     array = array_cost(config, family, table["cells"])
-    block_rams, dsps = rest_blocks(found, family)
+    block_rams, dsps = rest_blocks(found, family, sprams)
     return Need(
         luts=round(array.luts + rest_luts(found, family, table["rest"])),
         block_rams=block_rams,
@@ -128,12 +130,12 @@ def need(config: MachineConfig, family: str) -> Need:
     )
 
 
-def rest_blocks(found: Census, family: str) -> tuple[int, int]:
+def rest_blocks(found: Census, family: str, sprams: int = 0) -> tuple[int, int]:
     """Block RAMs and multiplier blocks of all but the array: named by units, or Yosys' choice."""
     memories, products = (
         sum(found.instances[name] for name in names[family]) for names in (MEMORIES, MULTIPLIERS)
     )
-    return memories + blocks(family, found), products + multipliers(family, found)
+    return memories + blocks(family, found, sprams), products + multipliers(family, found)
 
 
 def rest_luts(found: Census, family: str, known: Mapping[str, float]) -> float:

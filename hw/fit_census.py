@@ -18,7 +18,7 @@ from amaranth.lib.memory import Memory
 
 from hw.array import SystolicArray
 from hw.board_top import CheckedMachine
-from hw.memory_attributes import BLOCK, NO_COLLISIONS
+from hw.memory_attributes import BLOCK, NO_COLLISIONS, UNINITIALISED
 from hw.multiplier import OPERATOR
 from sw.config import MachineConfig
 from sw.link import BUILD_BYTES, DEFAULT_LIMIT, FLAG, Greeting
@@ -55,6 +55,8 @@ class Kept:
         Whether a read in the cycle of a write to its word gives something definite.
     wanted : bool
         In block RAM, however small.
+    large : bool
+        Written before it is read, at one address per cycle: for large memories of one port too.
     """
 
     width: int
@@ -63,6 +65,7 @@ class Kept:
     clocked: bool = True
     checked: bool = False
     wanted: bool = False
+    large: bool = False
 
     @classmethod
     def of(cls, memory: Memory) -> Kept:
@@ -73,6 +76,7 @@ class Kept:
             clocked=all(port.domain != "comb" for port in memory.read_ports),
             checked=not NO_COLLISIONS.items() <= attributes.items(),
             wanted=BLOCK.items() <= attributes.items(),
+            large=UNINITIALISED.items() <= attributes.items(),
         )
 
 

@@ -55,9 +55,32 @@ def block_rams(target: str, memory: Kept) -> int:
     return number if _lut_ram_cost(target, width, depth) > number * _BLOCK_COST else 0
 
 
-def blocks(family: str, found: Census) -> int:
-    """Block RAMs of all memories."""
-    return sum(n * block_rams(family, memory) for memory, n in found.memories.items())
+def blocks(family: str, found: Census, sprams: int = 0) -> int:
+    """Block RAMs of all memories.
+
+    Parameters
+    ----------
+    family : {"ecp5", "ice40", "gowin"}
+    found : Census
+    sprams : int
+        Memories of one port and 16384 words of 16 bits that the device has besides: they take the
+        large memories, if they can take all.
+    """
+    aside = _sprams(found) <= sprams
+    return sum(
+        number * block_rams(family, memory)
+        for memory, number in found.memories.items()
+        if not (memory.large and aside)
+    )
+
+
+def _sprams(found: Census) -> int:
+    """Memories of 16384 words of 16 bits (Lattice FPGA-TN-02022) that the large ones take."""
+    return sum(
+        number * -(-memory.width // 16) * -(-memory.depth // 16384)
+        for memory, number in found.memories.items()
+        if memory.large
+    )
 
 
 def port_bits(family: str, found: Census) -> int:

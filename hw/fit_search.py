@@ -84,7 +84,7 @@ def check(board: Board, config: MachineConfig, *, sure: bool = False) -> Need | 
     """
     if not is_known(board):
         return None
-    taken = need(config, board.device.family)
+    taken = need(config, board.device.family, board.device.sprams)
     found = certain(board.device, taken) if sure else excesses(board.device, taken)
     if found:
         raise Refusal(board, config, found, nearest(board, config))
@@ -138,7 +138,7 @@ def nearest(board: Board, config: MachineConfig) -> MachineConfig | None:
     """
     if not is_known(board):
         return None
-    lacking = excesses(board.device, need(config, board.device.family), FILL)
+    lacking = excesses(board.device, need(config, board.device.family, board.device.sprams), FILL)
     if {row.resource for row in lacking} == {RESOURCES["block_rams"]}:
         found = fewer_slots(board, config)
         if found is not None:
@@ -157,16 +157,16 @@ def fewer_slots(board: Board, config: MachineConfig) -> MachineConfig | None:
         candidate = replace(config, slots=slots)
         bank, banks = tile_banks(candidate)
         # Cheap to tell: the banks of words alone.
-        if banks * block_rams(board.device.family, bank) <= board.device.block_rams and _fits(
-            board.device, candidate
-        ):
+        words = banks * block_rams(board.device.family, bank)
+        small = config.control == "serial" or words <= board.device.block_rams
+        if small and _fits(board.device, candidate):
             return candidate
         slots //= 2
     return None
 
 
 def _fits(device: Device, config: MachineConfig) -> bool:
-    return not excesses(device, need(config, device.family), FILL)
+    return not excesses(device, need(config, device.family, device.sprams), FILL)
 
 
 def largest(
@@ -192,7 +192,7 @@ def largest(
     estimate = Estimate(config, device.family)
     for candidate in _shapes(config, limit):
         if estimate.may_fit(device, candidate):
-            taken = need(candidate, device.family)
+            taken = need(candidate, device.family, device.sprams)
             if not excesses(device, taken, FILL):
                 return candidate
             estimate.correct(candidate, taken)
@@ -235,7 +235,8 @@ class Estimate:
         bank, banks = tile_banks(config)
         luts = sum(known * grown[name] for name, known in self.known["luts"].items())
         blocks = sum(known * grown[name] for name, known in self.known["block_rams"].items())
-        words = banks * block_rams(self.family, bank)
+        # With serial control they are one memory, and the small array's figures hold it.
+        words = 0 if config.control == "serial" else banks * block_rams(self.family, bank)
         return luts + array_cost(config, self.family, self.cells).luts, blocks + words
 
 

@@ -41,6 +41,12 @@ class Product:
     destination: Destination = Destination.MEMORY
 
 
+def check_timed(config: MachineConfig) -> None:
+    """Raise ValueError unless cycles of this machine are known before it runs."""
+    if config.control != "parallel":
+        raise ValueError(f"control must be parallel where cycles are told, not {config.control!r}")
+
+
 def chunks(run: int, vector: int) -> list[int]:
     """The lengths into which a run is cut: none is short unless the run is."""
     lengths = []
@@ -59,7 +65,14 @@ def fill_cycles(a_lanes: int, b_lanes: int) -> int:
 
 
 def compute_cycles(config: MachineConfig, product: Product) -> int:
-    """Cycles from the first load to the last result, without skipping or a full result queue."""
+    """Cycles from the first load to the last result, without skipping or a full result queue.
+
+    Raises
+    ------
+    ValueError
+        If the machine's control is not parallel.
+    """
+    check_timed(config)
     lengths = chunks(product.run, config.vector)
 
     def chunk_cycles(length: int, rows: int, columns: int) -> int:
