@@ -14,7 +14,7 @@ from typing import Final
 
 from hw.boards import Board
 from hw.fit_placer import LOGIC_CELLS, placed_tables
-from hw.memory_attributes import PASSES
+from hw.memory_attributes import LARGE_PASSES, PASSES
 from hw.synthesis import beside_python
 
 #: The oldest nextpnr on the path that is preferred to the one beside Python.
@@ -148,6 +148,7 @@ def synthesise(board: Board, text: str, folder: Path, log: Path) -> dict[str, in
     commands = [
         "read_rtlil top.il",
         *PASSES,
+        *(LARGE_PASSES if board.device.sprams else ()),
         f"{SYNTHESIS[family]} {options} -top top -json netlist.json",
         "tee -q -o cells.json stat -json",
     ]

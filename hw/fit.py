@@ -169,6 +169,9 @@ def array_cost(
     """What an array takes: its cells, and the buses that join them."""
     number = config.rows * config.columns
     total = cell_cost(config, cells) * number + bus_cost(config)
+    if config.control == "serial" and family == "ice40":
+        # Sums are cleared apart from the first product: no table that masks each of their bits.
+        total = total + CellCost(-number * config.accumulator_bits, 0)
     if config.multiplier != DSP or family not in ("ecp5", "ice40"):
         return total
     group = packing(config.format.fraction_bits, family)

@@ -21,3 +21,5 @@ PASSES: Final = (
     "setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check %i",
     "setparam -set INIT 1'x t:$mem_v2 a:no_init %i",
 )
+#: And those besides for a device with SB_SPRAM256KA, which are there for nothing else.
+LARGE_PASSES: Final = ('setattr -set ram_style "huge" t:$mem_v2 a:no_init %i',)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Signal
@@ -41,8 +43,8 @@ class BrokenCell(wiring.Component):
 
     latency = Cell.latency
 
-    def __init__(self, *arguments: object) -> None:
-        self.cell = Cell(*arguments)  # type: ignore[arg-type]
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.cell = Cell(*arguments, **options)  # type: ignore[arg-type]
         super().__init__(dict(self.cell.signature.members))
 
     def elaborate(self, platform: object) -> Module:
@@ -60,9 +62,9 @@ def broken_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last cell of every array is broken."""
     made = iter(range(CONFIG.rows * CONFIG.columns))
 
-    def make(*arguments: object) -> wiring.Component:
+    def make(*arguments: object, **options: object) -> wiring.Component:
         last = next(made) == CONFIG.rows * CONFIG.columns - 1
-        return (BrokenCell if last else Cell)(*arguments)  # type: ignore[arg-type]
+        return (BrokenCell if last else Cell)(*arguments, **options)  # type: ignore[arg-type]
 
     make.latency = Cell.latency  # type: ignore[attr-defined]
     monkeypatch.setattr(hw.array, "Cell", make)
@@ -97,6 +99,15 @@ def test_the_self_test_passes_on_a_whole_machine() -> None:
     passed, failed, cycles = result(checked_machine())
     assert (passed, failed) == (1, 0)
     assert cycles < 8000
+
+
+@pytest.mark.slow
+def test_the_self_test_passes_on_a_machine_with_serial_control() -> None:
+    leaves_out = {"skipping": False, "wide": False, "counters": "none", "control": "serial"}
+    greeting = replace(GREETING, config=replace(CONFIG, **leaves_out))
+    test = stored_test(greeting)
+    machine = CheckedMachine(greeting, 4, test.requests, test.replies)
+    assert result(machine, 100_000)[:2] == (1, 0)
 
 
 def test_the_self_test_finds_a_broken_cell(broken_cell: None) -> None:

@@ -163,7 +163,7 @@ def test_what_certainly_does_not_fit_is_refused_before_synthesis(made, monkeypat
         runs.append(1)
         return {"LUT4": 100}
 
-    def need(config: MachineConfig, family: str) -> Need:
+    def need(config: MachineConfig, family: str, sprams: int = 0) -> Need:
         return Need(10_000 * config.slot_words, 1)
 
     monkeypatch.setattr(board_flow, "synthesise", synthesise)

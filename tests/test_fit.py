@@ -179,7 +179,7 @@ def test_blocks_multiply_only_where_they_are_asked_for() -> None:
 def pretend(monkeypatch: pytest.MonkeyPatch, luts: int = 0, block_rams: int = 0) -> None:
     """Let machines take so much per cell and per slot, at once."""
 
-    def need(config: MachineConfig, family: str) -> fit.Need:
+    def need(config: MachineConfig, family: str, sprams: int = 0) -> fit.Need:
         return fit.Need(luts * config.slot_words, block_rams * config.slots)
 
     monkeypatch.setattr(fit_search, "need", need)

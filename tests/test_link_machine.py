@@ -69,6 +69,16 @@ def test_random_programs_are_the_models_on_a_bad_line() -> None:
     assert sum(port.done.values()) > 10
 
 
+def test_random_programs_are_the_models_with_serial_control() -> None:
+    config = MachineConfig(
+        **{"bits": 4, "rows": 3, "columns": 2, "slots": 32, "parameters": 8, "row_parameters": 16},
+        **{"skipping": False, "wide": False, "counters": "none", "control": "serial"},
+    )
+    faults = Faults(5, drop=3e-4, repeat=3e-4, spoil=3e-4, insert=3e-4, again=0.05)
+    port = compare_random_programs(config, faults, 4)
+    assert sum(port.done.values())
+
+
 @pytest.mark.parametrize("name", ["hello", "gemm"])
 def test_programs_leave_the_models_words_over_the_link(name: str) -> None:
     words = load_program(FOLDER / f"{name}.s", CONFIG)

@@ -15,7 +15,6 @@ from hw.operand_feed import DEPTH
 from hw.serial_assembly import DataMap, Operation, Output, assemble
 from hw.serial_core import SerialAtreides
 from hw.serial_processor import SerialProcessor
-from hw.word_memory import WordMemory
 from sim.machine_backends import execute
 from sim.machine_job import Job
 from sim.machine_random import run
@@ -176,30 +175,6 @@ def test_the_assembler_knows_labels_constants_and_data():
 def test_wrong_microcode_is_refused(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         assemble(text, DataMap(), {})
-
-
-@pytest.mark.parametrize(("bits", "lanes"), [(3, 4), (4, 4), (5, 2), (8, 2), (9, 1), (16, 1)])
-def test_words_share_entries_and_keep_their_neighbours(bits, lanes):
-    generator = random.Random(SEED + bits)
-    unit = WordMemory(bits, 37)
-    assert unit.lanes == lanes
-    kept = {}
-
-    async def testbench(context):
-        for step in range(300):
-            address = generator.randrange(37)
-            writes = step < 40 or generator.random() < 0.4
-            address = step % 37 if step < 40 else address
-            context.set(unit.address, address)
-            context.set(unit.write, int(writes))
-            if writes:
-                kept[address] = generator.getrandbits(bits)
-                context.set(unit.value, kept[address])
-            await context.tick()
-            if not writes:
-                assert context.get(unit.word) == kept[address]
-
-    simulate(unit, testbench)
 
 
 # The machine
