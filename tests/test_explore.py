@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from atreides.explore_picture import picture
 from atreides.explore_points import Point, parse_axes, points
 from atreides.explore_results import front, notes
 from atreides.explore_run import Notes, Outcome, explore
-from hw import fit_search
+from hw import board_flow, fit_search
+from hw.board_tools import Placement
+from hw.boards import find_board
 from hw.fit import Need
 from sw.config import MachineConfig
 from sw.wasq.records import Record, append_record
@@ -84,6 +87,15 @@ def test_what_was_built_from_other_hardware_is_built_again(
         monkeypatch.setattr(explore_figures, "sources", lambda source=source: source)
         keys |= {Work(synthesize=True).key(point), Work(place=True).key(point), Work().key(point)}
     assert len(keys) == 5  # the model looks at its table instead
+
+
+def test_a_placed_area_is_what_the_placer_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {"LUT4": 80, "TRELLIS_FF": 5, "DP16KD": 2}
+    placement = Placement(50.5, {"TRELLIS_COMB": (100, 24288)})
+    built = SimpleNamespace(cells=cells, placement=placement)
+    monkeypatch.setattr(board_flow, "Flow", lambda *_: SimpleNamespace(build=lambda _: built))
+    found = explore_figures._placed(find_board("ulx3s-12f"), BASE, 1)
+    assert found == (Need(100, 2, 0, 5), 50.5)
 
 
 def test_what_certainly_does_not_fit_is_not_synthesised(monkeypatch: pytest.MonkeyPatch) -> None:
