@@ -50,6 +50,7 @@ _SMALL: Final = {"parameters": 4, "row_parameters": 4, "max_terms": 256}
 #: As small as a machine can be made, and nearly.
 _LEAN: Final = {"skipping": False, "wide": False, "counters": "none"}
 _THIN: Final = {"skipping": False, "wide": False, "counters": "cycles"}
+_SERIAL: Final = {**_LEAN, "control": "serial"}
 #: Machines that the model learns from, and such that it is tried on; of both, those that families
 #: with small devices are not asked for come first.
 _LARGE_LEARNED: Final = (
@@ -71,6 +72,8 @@ LEARNED: Final = (
     _machine(8, 2, 2, 16, **_THIN, **_SMALL),
     _machine(16, 4, 4, 64, **_LEAN),
     _machine(6, 8, 8, 32, skipping=False),
+    _machine(4, 2, 2, 64, **_SERIAL, **_SMALL),
+    _machine(6, 4, 2, 64, **_SERIAL),
 )
 _LARGE_HELD_OUT: Final = (_machine(8, 8, 8, 256), _machine(5, 12, 16, 32))
 HELD_OUT: Final = (
@@ -82,6 +85,7 @@ HELD_OUT: Final = (
     _machine(8, 8, 8, 256, **_THIN),
     _machine(8, 4, 4, 32, **_LEAN, **_SMALL),
     _machine(14, 2, 2, 16, **_LEAN, **_SMALL),
+    _machine(8, 4, 4, 256, **_SERIAL, multiplier=DSP),
 )
 TOO_LARGE: Final = (*_LARGE_LEARNED, *_LARGE_HELD_OUT)
 
@@ -215,6 +219,7 @@ def label(config: MachineConfig) -> str:
     more = [name for name in ("blocks", "table") if getattr(config, name)]
     more += [] if config.wide else ["narrow"]
     more += [] if config.skipping else ["no skipping"]
+    more += [] if config.control == MachineConfig().control else [f"{config.control} control"]
     more += [] if config.counters == MachineConfig().counters else [f"counters {config.counters}"]
     more += [config.multiplier] if config.multiplier != "auto" else []
     more += ["few parameters"] if config.parameters < MachineConfig().parameters else []
