@@ -15,6 +15,7 @@ from rich.table import Table
 from atreides.machine_options import (
     BiasBits,
     Blocks,
+    Control,
     CountersOf,
     MaxTerms,
     Multiplier,
@@ -83,6 +84,7 @@ def fit(
     skipping: Skipping = DEFAULT.skipping,
     wide: Wide = DEFAULT.wide,
     counters: CountersOf = DEFAULT.counters,
+    control: Control = DEFAULT.control,
     multiplier: Multiplier = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -94,7 +96,8 @@ def fit(
     `atreides fit --board ulx3s-12f --bits 8 --rows 8 --columns 8` asks about one array: exit status
     2 if it does not fit, with what is missing and the nearest array that does;
 
-    `--narrow --no-skipping --counters none --slots 16` asks about smaller machines.
+    `--narrow --no-skipping --counters none --slots 16` asks about smaller machines, with
+    `--control serial` about the smallest.
 
     Nothing is built: look-up tables come from a model that was checked against synthesis
     (`python -m bench.fit`), block RAM from the memories themselves. Of the look-up tables 5 % are
@@ -112,7 +115,7 @@ def fit(
             **{"bits": widths[0], "slots": slots, "max_terms": max_terms, "bias_bits": bias_bits},
             **{"parameters": parameters, "row_parameters": row_parameters, "unity": unity},
             **{"blocks": blocks, "table": table, "multiplier": multiplier},
-            **{"skipping": skipping, "wide": wide, "counters": counters},
+            **{"skipping": skipping, "wide": wide, "counters": counters, "control": control},
             **{"rows": rows or DEFAULT.rows, "columns": columns or DEFAULT.columns},
         )
         if (rows is None) != (columns is None):

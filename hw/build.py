@@ -19,7 +19,7 @@ from hw.emit import CLOCK, RESET, EmissionError, emit, ports
 from hw.fusesoc import Beats, Steps, core_text, make_testbench, testbench_name
 from hw.multiplier import MULTIPLIER_NAMES, TARGETS
 from hw.tops import TOPS, Options, build_top
-from sw.config import COUNTERS
+from sw.config import CONTROLS, COUNTERS
 from sw.format import ROUNDINGS
 
 _DEFAULTS: Final = Options()
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
     choices = {
         **{"rounding": ROUNDINGS, "multiplier": MULTIPLIER_NAMES, "target": TARGETS},
-        "counters": COUNTERS,
+        **{"counters": COUNTERS, "control": CONTROLS},
     }
     for name, values in choices.items():
         note = f"{', '.join(values)} (default: {getattr(_DEFAULTS, name)})"

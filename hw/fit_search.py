@@ -231,13 +231,14 @@ class Estimate:
         return SLACK * luts <= device.lut4 * FILL and SLACK * blocks <= device.block_rams
 
     def _told(self, config: MachineConfig) -> tuple[float, float]:
+        cells = array_cost(config, self.family, self.cells).luts
+        if config.control == "serial":  # the rest hardly grows
+            return cells, 0.0
         grown = features(config)
         bank, banks = tile_banks(config)
         luts = sum(known * grown[name] for name, known in self.known["luts"].items())
         blocks = sum(known * grown[name] for name, known in self.known["block_rams"].items())
-        # With serial control they are one memory, and the small array's figures hold it.
-        words = 0 if config.control == "serial" else banks * block_rams(self.family, bank)
-        return luts + array_cost(config, self.family, self.cells).luts, blocks + words
+        return luts + cells, blocks + banks * block_rams(self.family, bank)
 
 
 def features(config: MachineConfig) -> dict[str, float]:
@@ -265,4 +266,7 @@ def _shapes(config: MachineConfig, limit: tuple[int, int]) -> Iterator[MachineCo
     ]
     shapes.sort(key=lambda shape: (-shape[0] * shape[1], abs(shape[0] - shape[1]), shape[0]))
     for r, c in shapes:
-        yield replace(config, rows=r, columns=c)
+        try:
+            yield replace(config, rows=r, columns=c)
+        except ValueError:  # an array that goes with fewer slots alone
+            continue

@@ -32,7 +32,7 @@ _MACHINE: Final = MachineConfig()
 MACHINE: Final = (
     *("bits", "unity", "multiplier", "rows", "columns", "max_terms", "output_bits"),
     *("bias_bits", "slots", "parameters", "row_parameters", "blocks", "table", "hold"),
-    *("skipping", "wide", "counters"),
+    *("skipping", "wide", "counters", "control"),
 )
 
 
@@ -59,7 +59,7 @@ class Options:
         K_max, at least 2.
     output_bits, bias_bits : int, optional
         Bits of a drain's result and of its bias, 3 to 16; ``bits`` if omitted.
-    slots, parameters, row_parameters, blocks, table, hold, skipping, wide, counters
+    slots, parameters, row_parameters, blocks, table, hold, skipping, wide, counters, control
         Of the machine, as in MachineConfig.
 
     Raises
@@ -91,6 +91,7 @@ class Options:
     skipping: bool = _MACHINE.skipping
     wide: bool = _MACHINE.wide
     counters: str = _MACHINE.counters
+    control: str = _MACHINE.control
 
     def __post_init__(self) -> None:
         _check_range("bits", self.bits, MIN_BITS, MAX_BITS)

@@ -275,6 +275,11 @@ def test_published_names_and_widths_of_ports_hold() -> None:
         ("atreides --parameters 3", "parameters must be a power of two, not 3"),
         ("fma --hold", "--hold does not apply to fma, which takes --bits, "),
         ("fma --narrow", "--narrow does not apply to fma, which takes --bits, "),
+        ("atreides --control microcode", "control must be parallel or serial, not 'microcode'"),
+        (
+            "atreides --control serial --narrow --no-skipping",
+            "counters must be none where control is serial, not 'all'",
+        ),
         ("atreides --counters two", "counters must be all, cycles or none, not 'two'"),
     ],
 )
@@ -316,10 +321,12 @@ def test_what_makes_a_machine_smaller_can_be_left_out(
 
     monkeypatch.setattr(hw.build, "emission", pretend)
     flags = ["--narrow", "--no-skipping", "--counters", "none", "--slots", "16"]
+    flags += ["--control", "serial"]
     main(["atreides", *flags, "-o", str(tmp_path)])
     machine = built[0].machine
     assert (machine.wide, machine.skipping, machine.counters) == (False, False, "none")
     assert machine.slots == 16
+    assert machine.control == "serial"
 
 
 @pytest.mark.parametrize("blocked", ["file", "file/below"])
@@ -360,8 +367,8 @@ def test_help_shows_every_option_and_examples(capsys: pytest.CaptureFixture[str]
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
+    switched_off = {"unity": "no-unity", "skipping": "no-skipping", "wide": "narrow"}
     for option in {o for top in TOPS.values() for o in top.options}:
-        negated = "no-" if option == "unity" else ""
-        flag = f"--{negated}{option.replace('_', '-')}"
+        flag = f"--{switched_off.get(option, option.replace('_', '-'))}"
         assert flag in text
     assert "examples:" in text
