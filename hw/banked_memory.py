@@ -79,7 +79,9 @@ class BankedMemory(wiring.Component):
         m.d.sync += write.eq(self.write)
         turn, rows = self._rows(m, "write", write.address)
         m.submodules.write_rotator = rotator = Rotator(width, self.vector)
-        m.d.comb += [rotator.i.eq(write.elements), rotator.amount.eq(-turn)]
+        back = Signal.like(rotator.amount)  # -turn, in a register: all elements wait for it
+        m.d.sync += back.eq(-self.write.address[: len(turn)])
+        m.d.comb += [rotator.i.eq(write.elements), rotator.amount.eq(back)]
         # Bank b takes element (b - turn) mod V.
         index_bits = len(turn)
         enables = [write.enable & ((bank - turn)[:index_bits] < write.count) for bank in banks]

@@ -11,7 +11,6 @@ from amaranth.hdl import (
     DomainRenamer,
     Module,
     ResetInserter,
-    ResetSignal,
     Signal,
 )
 from amaranth.lib import wiring
@@ -46,6 +45,8 @@ class CheckedMachine(wiring.Component):
     -------
     rx : In(1), tx : Out(1)
         The line, high while idle.
+    reset : In(1)
+        A register; starts all of it anew, besides the clock domain's reset.
     passed, failed, running : Out(1)
         The self-test's result.
     """
@@ -69,7 +70,7 @@ class CheckedMachine(wiring.Component):
         self.test = SelfTest(requests, replies, silence_bits)
         super().__init__(
             {
-                **{"rx": In(1, init=1), "tx": Out(1, init=1)},
+                **{"rx": In(1, init=1), "tx": Out(1, init=1), "reset": In(1)},
                 **{name: Out(1) for name in LED_MEANINGS},
             }
         )
@@ -77,9 +78,10 @@ class CheckedMachine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, test = self.machine, self.test
-        m.submodules.test = test
-        m.submodules.machine = ResetInserter(test.reset)(machine)
-        join_line(m, self, self.divisor, test.line, test.to_line)
+        m.submodules.test = ResetInserter(self.reset)(test)
+        m.submodules.machine = machine
+        m.d.sync += machine.reset.eq(self.reset | test.reset)
+        join_line(m, self, self.divisor, test.line, test.to_line, self.reset)
         connect(m, test.to_link, machine.i)
         connect(m, machine.o, test.link)
         m.d.comb += [getattr(self, name).eq(getattr(test, name)) for name in LED_MEANINGS]
@@ -133,26 +135,24 @@ class BoardTop(wiring.Component):
         clock, machine = self.clock, self.machine
         m.submodules.clock = clock
         m.submodules.machine = DomainRenamer("machine")(machine)
-        m.domains.machine = ClockDomain()
-        m.domains.start = ClockDomain(reset_less=True)
+        m.domains.machine = ClockDomain(reset_less=True)
         m.d.comb += [
             clock.input.eq(self.clk),
             ClockSignal("machine").eq(clock.output),
-            ClockSignal("start").eq(clock.output),
             machine.rx.eq(self.rx),
             self.tx.eq(machine.tx),
         ]
         locked = Signal()
-        m.submodules.locked = FFSynchronizer(clock.locked, locked, o_domain="start")
+        m.submodules.locked = FFSynchronizer(clock.locked, locked, o_domain="machine")
         cycles = int(_RESET_SECONDS * machine.machine.greeting.clock) + 1
         left = Signal(range(cycles + 1), init=cycles)
         resetting = Signal(init=1)
-        m.d.start += resetting.eq(left != 0)
+        m.d.machine += resetting.eq(left != 0)
         with m.If(~locked):
-            m.d.start += left.eq(cycles)
+            m.d.machine += left.eq(cycles)
         with m.Elif(left != 0):
-            m.d.start += left.eq(left - 1)
-        m.d.comb += ResetSignal("machine").eq(resetting)
+            m.d.machine += left.eq(left - 1)
+        m.d.comb += machine.reset.eq(resetting)
         for name in self.leds:
             lit = getattr(machine, name)
             if len(self.leds) == len(LED_MEANINGS) - 1:

@@ -133,7 +133,7 @@ class ChunkWalker(wiring.Component):
     def _measure(self, m: Module, last: Signal) -> tuple[Value, Value]:
         """The chunk's length; whether it ends its run or block, and whether that is the last."""
         layout = data.StructLayout(
-            {"length": self.chunk.length.shape(), "part_last": 1, "last_block": 1}
+            {"length": self.chunk.length.shape(), "part_last": 1, "last_block": 1, "last": 1}
         )
         left, following = Signal(COUNT_BITS), Signal(COUNT_BITS)
         position, moved = Signal(range(BLOCK)), Signal(range(BLOCK))
@@ -148,7 +148,7 @@ class ChunkWalker(wiring.Component):
                 position.eq(Mux(restarts, 0, moved)),
                 cut.eq(Mux(restarts, run, rest)),
             ]
-        m.d.comb += [self.chunk.length.eq(cut.length), last.eq(cut.part_last & cut.last_block)]
+        m.d.comb += [self.chunk.length.eq(cut.length), last.eq(cut.last)]
         return cut.part_last, cut.last_block
 
     def _cut(self, m: Module, o: data.View, left: Value, position: Value) -> None:
@@ -159,7 +159,7 @@ class ChunkWalker(wiring.Component):
             m.d.comb += o.last_block.eq(~self.blocks | (left <= BLOCK - position))
             with m.If(~o.last_block):
                 m.d.comb += part.eq(BLOCK - position)
-        m.d.comb += o.part_last.eq(part <= vector)
+        m.d.comb += [o.part_last.eq(part <= vector), o.last.eq(o.part_last & o.last_block)]
         with m.If(o.part_last):
             m.d.comb += o.length.eq(part)
         with m.Elif(part < vector + vector // 2):

@@ -21,6 +21,7 @@ from hw.issuer import IssueMode, Issuer
 from hw.planner import Planner
 from hw.range_check import RangeCheck
 from hw.registers import RegisterFile
+from hw.reset_chain import ResetChain
 from hw.result_rows import ResultRows
 from hw.tile_loader import TileLoader
 from hw.tile_memory import TileMemory
@@ -42,6 +43,9 @@ class Atreides(wiring.Component):
     config : MachineConfig
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
+    reset : Signal, optional
+        Resets the machine besides its clock domain, over several cycles; see ResetChain. What
+        only passes on what it is given, and what a program's start clears, has no such reset.
 
     Members
     -------
@@ -61,9 +65,12 @@ class Atreides(wiring.Component):
     latency = None  # depends on the program
     unread_fields = True  # registers, chunks and requests go whole to units that want a part
 
-    def __init__(self, config: MachineConfig, target: str = "generic") -> None:
+    def __init__(
+        self, config: MachineConfig, target: str = "generic", reset: Signal | None = None
+    ) -> None:
         self.config = config
         self.target = target
+        self.resets = ResetChain(reset)
         super().__init__(
             {
                 "instructions": In(stream.Signature(INSTRUCTION)),
@@ -77,16 +84,16 @@ class Atreides(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        m.submodules.controller = self._controller = Controller()
+        self._controller = Controller()
         m.submodules.decoder = self._decoder = Decoder(config)
         m.submodules.check = self._check = InstructionCheck(config)
         m.submodules.registers = self._registers = RegisterFile(config)
-        m.submodules.counters = self._counters = Counters(config)
-        m.submodules.memory = self._memory = TileMemory(config)
-        m.submodules.host_port = self._host = HostPort(config, TileMemory.latency + 1)
-        m.submodules.range_check = self._range = RangeCheck(config)
-        m.submodules.planner = self._planner = Planner(config, self.target)
-        m.submodules.issuer = self._issuer = Issuer(config)
+        self._counters = Counters(config)
+        self._memory = TileMemory(config)
+        self._host = HostPort(config, TileMemory.latency + 1)
+        self._range = RangeCheck(config)
+        self._planner = Planner(config, self.target)
+        self._issuer = Issuer(config)
         m.submodules.edge = self._edge = ArrayEdge(
             config.format, config.rows, config.columns, config.hold
         )
@@ -99,15 +106,27 @@ class Atreides(wiring.Component):
             self.target,
         )
         latency = self._edge.latency + self._array.latency
-        m.submodules.rows = self._rows = ResultRows(config, latency)
+        m.submodules.rows = self._rows = ResultRows(config, latency, self.resets)
         m.submodules.buffer = self._buffer = ActivationBuffer(config)
-        m.submodules.store = self._store = TileStore(config)
+        self._store = TileStore(config)
+        for name, unit in (
+            ("store", self._store),
+            ("issuer", self._issuer),
+            ("planner", self._planner),
+            ("range_check", self._range),
+            ("counters", self._counters),
+        ):
+            self.resets.place(m, name, unit)
         self._control(m)
         self._feed(m)
         self._multiply(m)
         self._leave(m)
         self._serve(m)
         self._count(m)
+        # Last: nothing comes to the others before.
+        self.resets.place(m, "memory", self._memory)
+        self.resets.place(m, "host_port", self._host)
+        self.resets.place(m, "controller", self._controller)
         return m
 
     def _line(self, opcode: Opcode) -> Signal:
@@ -122,6 +141,8 @@ class Atreides(wiring.Component):
         check, registers, ranges = self._check, self._registers, self._range
         connect(m, flipped(self.instructions), controller.instructions)
         connect(m, controller.status, flipped(self.status))
+        cleared = Signal()  # a cycle late: no instruction comes before
+        m.d.sync += cleared.eq(controller.clear)
         m.d.comb += [
             self._decoder.word.eq(controller.word),
             controller.decoded.eq(decoded),
@@ -131,12 +152,12 @@ class Atreides(wiring.Component):
             controller.range_fault.eq(ranges.fault),
             controller.enable.eq(self._host.idle & ~self._memory.busy),
             self.busy.eq(~controller.idle | self._memory.busy),
-            registers.clear.eq(controller.clear),
+            registers.clear.eq(cleared),
             registers.set.eq(controller.set),
             registers.identity.eq(self._line(Opcode.ADD)),
             check.decoded.eq(decoded),
             check.registers.eq(registers.registers),
-            check.clear.eq(controller.clear),
+            check.clear.eq(cleared),
             check.take.eq(controller.take),
             ranges.start.eq(controller.check),
             ranges.registers.eq(registers.registers),
@@ -176,9 +197,12 @@ class Atreides(wiring.Component):
         ):
             feeder = self._feeders[side] = Feeder(self.config, side, self.target)
             loader = TileLoader(self.config, side)
-            m.submodules[f"feeder_{side}"] = feeder
-            m.submodules[f"loader_{side}"] = loader
+            self.resets.place(m, f"feeder_{side}", feeder)
+            self.resets.place(m, f"loader_{side}", loader)
             unit = f"load_{side}"
+            # A cycle late, with the start of the unit that fills the buffer.
+            flush = Signal(name=f"flush_{side}")
+            m.d.sync += flush.eq(controller.clear | (controller.take & self._replaces(side)))
             m.d.comb += [
                 loader.start.eq(controller.start[unit]),
                 loader.job.eq(self._check.job),
@@ -190,7 +214,7 @@ class Atreides(wiring.Component):
                 feeder.chunks.payload.eq(Mux(gemm, chunks.payload, loader.chunks.payload)),
                 feeder.words.eq(words),
                 read.eq(feeder.read),
-                feeder.flush.eq(controller.clear | (controller.take & self._replaces(side))),
+                feeder.flush.eq(flush),
             ]
         tile = {"x_count": Const(self.config.rows), "x_stride": self.config.columns, "y_stride": 0}
         product = {"x_count": "mx", "x_stride": "a_x", "y_stride": "a_y"}
@@ -268,9 +292,7 @@ class Atreides(wiring.Component):
                 settings.blocks.eq(self._flag(Flag.BLOCK)),
             ]
         write = self._memory.write
-        host_write = Signal(self._host.write.shape())
-        m.d.sync += host_write.eq(self._host.write)
-        m.d.comb += write.eq(host_write)
+        m.d.comb += write.eq(self._host.write)
         for source in (rows.write, store.write):
             with m.If(source.enable):
                 m.d.comb += [
@@ -284,7 +306,7 @@ class Atreides(wiring.Component):
         """The host's requests, and who has the result stream."""
         host, memory, rows = self._host, self._memory, self._rows
         connect(m, flipped(self.host), host.host)
-        # Registers on both ways between host and memory; no program starts in between.
+        # A register between host and memory; no program starts in between.
         self._host_read = Signal(host.read.shape())
         m.d.sync += [
             host.enable.eq(self._controller.idle & ~self._controller.clear & ~memory.busy),
@@ -332,7 +354,9 @@ class Atreides(wiring.Component):
             amounts.skipped_slices.eq(self._planner.skipped),
             amounts.held_operands.eq(self._edge.held),
         ]
-        m.d.sync += computing.eq((computing | read) & ~controller.done.gemm)
+        m.d.sync += computing.eq(
+            (computing | read) & ~controller.done.gemm & controller.executing.gemm
+        )
         for counter in (
             *(Counter.MACS, Counter.ZERO_OPERANDS, Counter.UNITY_OPERANDS),
             *(Counter.STALL_A, Counter.STALL_B, Counter.STALL_DRAIN, Counter.STALL_RESULTS),

@@ -164,13 +164,18 @@ class Feeder(wiring.Component):
         transposer, buffer = self.transposer, self.buffer
         credits = Signal(range(self.depth + 1), init=self.depth)
         spent, returned = Signal(), Signal()
+        some = Signal(init=1)  # credits != 0
         m.d.comb += [
             spent.eq(self.reader.slice | (transposer.valid & transposer.go)),
             returned.eq(buffer.o.valid & buffer.o.ready),
-            self.reader.place.eq(credits != 0),
-            transposer.go.eq(credits != 0),
+            self.reader.place.eq(some),
+            transposer.go.eq(some),
             transposer.places.eq(credits),
         ]
         m.d.sync += credits.eq(credits + returned - spent)
+        with m.If(returned):
+            m.d.sync += some.eq(1)
+        with m.Elif(spent):
+            m.d.sync += some.eq(credits != 1)
         with m.If(self.flush):
-            m.d.sync += credits.eq(self.depth)
+            m.d.sync += [credits.eq(self.depth), some.eq(1)]

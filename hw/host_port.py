@@ -65,10 +65,11 @@ class HostPort(wiring.Component):
     lift at 24; a row parameter its shift at 0 and its lift at 8; the table's segment i its start
     at address 2i and its slope at 2i + 1. A reply has word j at ``j * result_bits``, or a counter.
 
-    A write takes 1 cycle. The reply to a read is offered ``read_latency + 1`` cycles after the
-    request was taken, and the next request taken when the reply is. Writes that leave the tile
-    memory, and those to counters, are ignored; indices of parameters are taken modulo their
-    memory's depth; reads of parameters and beyond the counters give 0.
+    A write takes 1 cycle, and is on its memory's port in the next. The reply to a read is offered
+    ``read_latency + 1`` cycles after the request was taken, and the next request taken when the
+    reply is. Writes that leave the tile memory, and those to counters, are ignored; indices of
+    parameters are taken modulo their memory's depth; reads of parameters and beyond the counters
+    give 0.
 
     Parameters
     ----------
@@ -159,10 +160,12 @@ class HostPort(wiring.Component):
 
     def _write_tiles(self, m: Module, write: Value) -> None:
         request, bits = self.host.payload, self.config.bits
-        end = request.address + request.count  # the last word's
-        fits = end < self.config.memory_words
-        m.d.comb += [
-            self.write.enable.eq(write & (request.space == Space.TILES) & fits),
+        # A sum of 32 bits, and only then a look at it.
+        end, enable = Signal(ADDRESS_BITS + 1), Signal()  # end: the last word's
+        m.d.comb += self.write.enable.eq(enable & (end < self.config.memory_words))
+        m.d.sync += [
+            enable.eq(write & (request.space == Space.TILES)),
+            end.eq(request.address + request.count),
             self.write.address.eq(request.address),
             self.write.count.eq(request.count + 1),
             *(
@@ -180,9 +183,9 @@ class HostPort(wiring.Component):
             Space.TABLE: self.table_write,
         }
         for space, port in writes.items():
-            m.d.comb += port.enable.eq(write & (request.space == space))
+            m.d.sync += port.enable.eq(write & (request.space == space))
         fields = self.column_write.data
-        m.d.comb += [
+        m.d.sync += [
             self.column_write.entry.eq(entry),
             self.column_write.column.eq(column),
             fields.bias.eq(request.data),
@@ -194,7 +197,7 @@ class HostPort(wiring.Component):
         ]
         if self.config.blocks:
             lift = SHIFT_OFFSET + SHIFT_BITS
-            m.d.comb += [
+            m.d.sync += [
                 fields.lift.eq(request.data[lift : lift + LIFT_BITS]),
                 self.row_parameter_write.data.lift.eq(request.data[SHIFT_BITS:]),
             ]

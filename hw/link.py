@@ -139,6 +139,11 @@ class Link(wiring.Component):
         state, last = Signal(State), Signal(8)
         position, copying = Signal(range(greeting_bytes + 1)), Signal()
         start = Signal()
+        same, follows = Signal(), Signal()  # a frame's number is there long before the frame is
+        m.d.sync += [
+            same.eq(receiver.sequence == last),
+            follows.eq(receiver.sequence == (last + 1)[:8]),
+        ]
         m.d.comb += [
             known.addr.eq(position),
             writer.i.valid.eq(operations.o.valid),
@@ -159,9 +164,9 @@ class Link(wiring.Component):
                         *(sender.kind.eq(FrameKind.GREET | REPLY), state.eq(State.GREET)),
                     ]
                 with m.Elif((receiver.kind == FrameKind.OPERATE) & self.greeted):
-                    with m.If(receiver.sequence == last):
+                    with m.If(same):
                         m.d.sync += state.eq(State.SEND)
-                    with m.Elif(receiver.sequence == (last + 1)[:8]):
+                    with m.Elif(follows):
                         m.d.comb += [start.eq(1), operations.start.eq(1), receiver.ready.eq(0)]
                         m.d.sync += [last.eq(receiver.sequence), state.eq(State.OPERATE)]
             with m.Case(State.GREET):

@@ -26,7 +26,7 @@ class ByteReader(wiring.Component):
     read : In(read port)
     o : Out(stream of 8)
     end : Out(1)
-        All bytes have been taken.
+        All bytes have been taken; a register, from 2 cycles after the last one was.
     """
 
     def __init__(self, depth: int, limit: int) -> None:
@@ -47,12 +47,12 @@ class ByteReader(wiring.Component):
         position = Signal(range(self.limit + 1))
         read = Signal()
         m.d.comb += [
-            self.end.eq(position == self.length),
             self.read.addr.eq(position),
             self.read.en.eq(~read),
         ]
+        m.d.sync += self.end.eq(position == self.length)
         with m.If(self.start):
-            m.d.sync += [position.eq(0), read.eq(0), self.o.valid.eq(0)]
+            m.d.sync += [position.eq(0), read.eq(0), self.o.valid.eq(0), self.end.eq(0)]
         with m.Elif(~self.o.valid):  # block RAM is late in its cycle
             m.d.sync += [read.eq(~self.end), self.o.valid.eq(read & ~self.end)]
             m.d.sync += self.o.payload.eq(self.read.data)

@@ -149,6 +149,7 @@ class FrameSender(wiring.Component):
         part, index = Signal(Part), Signal(range(max(self.limit, REPLY_BYTES, CRC_BYTES) + 1))
         source, byte, taken, escaped = Signal(8), Signal(8), Signal(), Signal()
         read, sends = Signal(), Signal()  # the byte is read, then it is in its register
+        sent, counts = Signal(8), Signal()  # the byte taken before, and whether it is checked
         flagged = (part == Part.OPEN) | (part == Part.CLOSE)
         special = ~flagged & ((byte == FLAG) | (byte == ESCAPE))
         header = Cat(self.kind, self.sequence, self.status)
@@ -162,8 +163,12 @@ class FrameSender(wiring.Component):
             # a special byte is taken with its second half
             taken.eq(sends & self.o.ready & (~special | escaped)),
             crc.start.eq(part == Part.OPEN),
-            crc.data.eq(byte),
-            crc.valid.eq(taken & ((part == Part.HEADER) | (part == Part.PAYLOAD))),
+            crc.data.eq(sent),
+            crc.valid.eq(counts),
+        ]
+        m.d.sync += [
+            sent.eq(byte),
+            counts.eq(taken & ((part == Part.HEADER) | (part == Part.PAYLOAD))),
         ]
         with m.If(special):
             m.d.comb += self.o.payload.eq(byte ^ FLIP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -40,21 +40,23 @@ class State(Enum):
     IDLE = 0
     HEADER = 1
     DISPATCH = 2
-    FETCH = 3
-    OFFER = 4
-    REPLY = 5
-    RUN = 6
-    ROW = 7
-    LANES = 8
-    TRAILER = 9
+    SIZE = 3
+    FETCH = 4
+    OFFER = 5
+    REPLY = 6
+    RUN = 7
+    ROW = 8
+    LANE = 9
+    LANES = 10
+    TRAILER = 11
 
 
 class LinkOperations(wiring.Component):
     """Does the operations of a request one after the other.
 
-    A byte of the request takes 2 cycles, one of the reply 1; WRITE, CLEAR and READ take what the
-    host port takes besides, RUN ends as ``docs/link.md`` says. Rows of a program that nobody
-    collected are dropped by the next READ.
+    A byte of the request takes 3 cycles, one of the reply 1, a lane of it one more; WRITE, CLEAR
+    and READ take a cycle per access and what the host port takes besides, RUN ends as
+    ``docs/link.md`` says. Rows of a program that nobody collected are dropped by the next READ.
 
     Parameters
     ----------
@@ -110,6 +112,10 @@ class LinkOperations(wiring.Component):
         self._lane = Signal(range(self.config.columns + 1))
         self._byte = Signal(range(max(self.sizes.exact, COUNTER_BYTES)))
         self._later = Signal()  # not the first access
+        self._size = Signal(range(self.config.columns + 1))  # words of this access
+        self._last_access = Signal()
+        self._dropped = Signal()  # the beat that is there has been read
+        self._expired = Signal()  # the timer is at its end; a cycle late
         self._tiles = self._header.space == Space.TILES
         m.submodules.access = self._access = AccessSize(self.config)
         m.submodules.words = self._words = AccessWords(self.config)
@@ -122,6 +128,12 @@ class LinkOperations(wiring.Component):
             self._access.first.eq(self._header.first),
             self._access.left.eq(self._header.count),
             self.busy.eq(state != State.IDLE),
+            self.results.ready.eq(self._dropped),
+        ]
+        m.d.sync += [
+            self._expired.eq(self._timer == 0),
+            self._dropped.eq(0),
+            self.reset.eq(0),
         ]
         with m.If(self._timer != 0):
             m.d.sync += self._timer.eq(self._timer - 1)
@@ -132,6 +144,8 @@ class LinkOperations(wiring.Component):
                 self._read_header(m)
             with m.Case(State.DISPATCH):
                 self._dispatch(m)
+            with m.Case(State.SIZE):
+                self._measure(m)
             with m.Case(State.FETCH):
                 self._fetch(m)
             with m.Case(State.OFFER):
@@ -148,6 +162,15 @@ class LinkOperations(wiring.Component):
 
     def _end(self, m: Module, outcome: ReplyStatus) -> None:
         m.d.sync += [self._state.eq(State.IDLE), self.outcome.eq(outcome)]
+
+    def _measure(self, m: Module) -> None:
+        """What the access has, in registers."""
+        write = self._header.operation == Operation.WRITE
+        m.d.sync += [
+            self._size.eq(self._access.size),
+            self._last_access.eq(self._access.last),
+            self._state.eq(Mux(write, State.FETCH, State.OFFER)),
+        ]
 
     def _read_header(self, m: Module) -> None:
         m.d.comb += self.i.ready.eq(1)
@@ -171,20 +194,20 @@ class LinkOperations(wiring.Component):
             self._lane.eq(0),
             self._byte.eq(0),
             self._timer.eq(self.patience),
+            self._expired.eq(0),
         ]
         with m.Switch(header.operation):
             with m.Case(Operation.WRITE), m.If(header.count != 0):
-                m.d.sync += state.eq(State.FETCH)
+                m.d.sync += state.eq(State.SIZE)
             with m.Case(Operation.READ):
-                m.d.sync += state.eq(State.OFFER)
+                m.d.sync += state.eq(State.SIZE)
             with m.Case(Operation.CLEAR):
                 m.d.comb += self._words.clear.eq(1)
-                m.d.sync += state.eq(State.OFFER)
+                m.d.sync += state.eq(State.SIZE)
             with m.Case(Operation.RUN):
                 m.d.sync += [self._timer.eq(header.address), state.eq(State.RUN)]
             with m.Case(Operation.RESET):
-                m.d.comb += self.reset.eq(1)
-                m.d.sync += state.eq(State.HEADER)
+                m.d.sync += [self.reset.eq(1), state.eq(State.HEADER)]
             with m.Default():
                 self._end(m, ReplyStatus.MALFORMED)
         accesses = (Operation.WRITE, Operation.READ, Operation.CLEAR)
@@ -211,7 +234,7 @@ class LinkOperations(wiring.Component):
             m.d.sync += self._byte.eq(self._byte + 1)
             with m.If(words.last_byte):
                 m.d.sync += [self._byte.eq(0), self._lane.eq(self._lane + 1)]
-                with m.If(self._lane + 1 == self._access.size):
+                with m.If(self._lane + 1 == self._size):
                     m.d.sync += [self._lane.eq(0), self._state.eq(State.OFFER)]
 
     def _offer(self, m: Module) -> None:
@@ -222,40 +245,38 @@ class LinkOperations(wiring.Component):
             host.valid.eq(1),
             host.payload.space.eq(header.space),
             host.payload.write.eq(~reads),
-            host.payload.count.eq(self._access.size - 1),
+            host.payload.count.eq(self._size - 1),
             host.payload.address.eq(header.address),
             host.payload.data.eq(self._words.data),
         ]
         with m.If(host.ready):
-            m.d.sync += self._timer.eq(self.patience)
+            m.d.sync += [self._timer.eq(self.patience), self._expired.eq(0)]
             with m.If(reads):
                 m.d.sync += self._state.eq(State.REPLY)
             with m.Else():
                 self._next_access(m)
-        with m.Elif(self._timer == 0):
+        with m.Elif(self._expired):
             self._end(m, ReplyStatus.STUCK)
 
     def _next_access(self, m: Module) -> None:
         header = self._header
         m.d.sync += [
-            header.address.eq(header.address + self._access.size),
-            header.count.eq(header.count - self._access.size),
+            header.address.eq(header.address + self._size),
+            header.count.eq(header.count - self._size),
             self._later.eq(1),
-            self._state.eq(State.OFFER),
+            self._state.eq(State.SIZE),
         ]
-        with m.If(self._access.last):
+        with m.If(self._last_access):
             m.d.sync += self._state.eq(State.HEADER)
-        with m.Elif(header.operation == Operation.WRITE):
-            m.d.sync += self._state.eq(State.FETCH)
 
     def _reply(self, m: Module) -> None:
         """Wait for the beat that replies to a READ."""
-        with m.If(self.results.valid):
+        with m.If(self.results.valid & ~self._dropped):
             with m.If(self.results.payload.kind == ResultKind.READ):
-                m.d.sync += self._state.eq(State.LANES)
+                m.d.sync += self._state.eq(State.LANE)
             with m.Else():
-                m.d.comb += self.results.ready.eq(1)
-        with m.Elif(self._timer == 0):
+                m.d.sync += self._dropped.eq(1)
+        with m.Elif(self._expired):
             self._end(m, ReplyStatus.STUCK)
 
     def _row(self, m: Module) -> None:
@@ -268,7 +289,7 @@ class LinkOperations(wiring.Component):
             self.o.valid.eq(1),
             self.o.payload.eq(row),
         ]
-        m.d.sync += self._state.eq(State.LANES)
+        m.d.sync += self._state.eq(State.LANE)
 
     def _lanes(self, m: Module) -> None:
         """The lanes of a beat that count, byte by byte."""
@@ -278,14 +299,18 @@ class LinkOperations(wiring.Component):
             found.tiles.eq(self._tiles),
             found.lane.eq(self._lane),
             found.byte.eq(self._byte),
+            found.take.eq(self._state == State.LANE),
         ]
+        with m.If(self._state == State.LANE):
+            m.d.sync += self._state.eq(State.LANES)
         with m.If(self._state == State.LANES):
             m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(found.data)]
             m.d.sync += self._byte.eq(self._byte + 1)
             with m.If(found.last_byte):
                 m.d.sync += [self._byte.eq(0), self._lane.eq(self._lane + 1)]
+                m.d.sync += self._state.eq(State.LANE)
                 with m.If(found.last_lane):
-                    m.d.comb += self.results.ready.eq(1)
+                    m.d.sync += self._dropped.eq(1)
                     m.d.sync += [self._lane.eq(0), self._state.eq(State.RUN)]
                     with m.If(self.results.payload.kind == ResultKind.READ):
                         self._next_access(m)
@@ -303,22 +328,23 @@ class LinkOperations(wiring.Component):
             program.value.eq(self.i.payload),
             program.last.eq(header.first[0] & (header.count == 1)),
         ]
+        all_taken, row = Signal(), beat.valid & ~self._dropped
+        m.d.sync += all_taken.eq((header.count == 0) | (program.whole & (header.count == 1)))
         with m.If(program.whole):
             m.d.sync += header.count.eq(header.count - 1)
         with m.If(self._state == State.RUN):
-            all_taken = header.count == 0
+            with m.If(~all_taken & ~program.o.valid):
+                m.d.comb += [self.i.ready.eq(1), program.take.eq(self.i.valid)]
             program_over = end.quiet & ~program.o.valid
             done = all_taken & (~header.first[0] | program_over)
-            with m.If(beat.valid & (beat.payload.kind == ResultKind.READ)):
-                m.d.comb += beat.ready.eq(1)  # of a READ that gave up
-            with m.Elif(beat.valid & self.room):
+            with m.If(row & (beat.payload.kind == ResultKind.READ)):
+                m.d.sync += self._dropped.eq(1)  # of a READ that gave up
+            with m.Elif(row & self.room):
                 m.d.sync += self._state.eq(State.ROW)
-            with m.Elif(beat.valid | done | (self._timer == 0)):
+            with m.Elif(row | done | self._expired):
                 m.d.sync += self._state.eq(State.TRAILER)
             with m.Elif(~all_taken & self.end):
                 self._end(m, ReplyStatus.MALFORMED)
-            with m.Elif(~all_taken & ~program.o.valid):
-                m.d.comb += [self.i.ready.eq(1), program.take.eq(self.i.valid)]
 
     def _trailer(self, m: Module) -> None:
         report, end = Signal(TRAILER_LAYOUT), self._program_end

@@ -13,7 +13,7 @@ from sw.registers import COUNTER_BITS, ResultKind
 
 
 class ResultBytes(wiring.Component):
-    """One byte of a beat of results. Combinational, latency 0.
+    """A lane of a beat of results, byte by byte.
 
     Each lane that counts has whole bytes: of a word, of an exact sum, or the one value of a counter
     or parameter.
@@ -27,7 +27,9 @@ class ResultBytes(wiring.Component):
     beat : In(results_layout(config))
     tiles : In(1)
         What was read is tile memory.
-    lane : In(range(columns + 1)), byte : In(bytes of the longest value)
+    lane : In(range(columns + 1)), take : In(1)
+        All below is of this lane from the cycle after ``take`` on.
+    byte : In(bytes of the longest value)
     data : Out(8)
     last_byte, last_lane : Out(1)
         None follows in this lane; no lane follows.
@@ -41,6 +43,7 @@ class ResultBytes(wiring.Component):
                 "beat": In(results_layout(config)),
                 "tiles": In(1),
                 "lane": In(range(config.columns + 1)),
+                "take": In(1),
                 "byte": In(range(max(self.sizes.exact, COUNTER_BYTES))),
                 "data": Out(8),
                 "last_byte": Out(1),
@@ -62,9 +65,12 @@ class ResultBytes(wiring.Component):
             with m.If(~self.tiles):
                 m.d.comb += [word.eq(beat.data[:COUNTER_BITS]), lanes.eq(1)]
                 m.d.comb += last.eq(COUNTER_BYTES - 1)
+        # The queue of results is block RAM, late in its cycle.
+        held, end = Signal.like(word), Signal.like(last)
+        with m.If(self.take):
+            m.d.sync += [held.eq(word), end.eq(last), self.last_lane.eq(self.lane + 1 == lanes)]
         m.d.comb += [
-            self.data.eq(word.word_select(self.byte, 8)),
-            self.last_byte.eq(self.byte == last),
-            self.last_lane.eq(self.lane + 1 == lanes),
+            self.data.eq(held.word_select(self.byte, 8)),
+            self.last_byte.eq(self.byte == end),
         ]
         return m

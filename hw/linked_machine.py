@@ -10,6 +10,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.link import Link
 from hw.machine import make_machine
+from hw.memory_attributes import CLOCKED_READS
+from hw.reset_chain import RESET_CYCLES
 from hw.uart import join_line
 from sw.config import MachineConfig
 from sw.link import (
@@ -33,6 +35,8 @@ class ServedMachine(wiring.Component):
     -------
     i : In(stream of 8), o : Out(stream of 8)
         Bytes of the line; ``i`` never waits.
+    reset : In(1)
+        A register; resets link and machine besides their clock domain.
     busy, greeted : Out(1)
         As in LinkedMachine.
     """
@@ -47,6 +51,7 @@ class ServedMachine(wiring.Component):
             {
                 "i": In(stream.Signature(8, always_ready=True)),
                 "o": Out(stream.Signature(8)),
+                "reset": In(1),
                 "busy": Out(1),
                 "greeted": Out(1),
             }
@@ -54,20 +59,41 @@ class ServedMachine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        reset = Signal()
-        machine = make_machine(self.greeting.config, self.target)
-        m.submodules.machine = ResetInserter(reset)(machine)
-        m.submodules.link = link = Link(self.greeting, self.patience)
-        connect(m, flipped(self.i), link.i)
-        connect(m, link.o, flipped(self.o))
+        link = Link(self.greeting, self.patience)
+        m.submodules.link = ResetInserter(self.reset)(link)
+        resetting = self._reset(m, link.reset)
+        machine = make_machine(self.greeting.config, self.target, resetting)
+        m.submodules.machine = machine
         for name in ("instructions", "host", "results", "status"):
             connect(m, getattr(link, name), getattr(machine, name))
-        m.d.comb += [
-            reset.eq(link.reset),
-            self.busy.eq(machine.busy),
-            self.greeted.eq(link.greeted),
-        ]
+        with m.If(resetting):  # not of a program before
+            m.d.comb += link.status.valid.eq(0)
+        if self.target in CLOCKED_READS:  # small parts, where registers are short and clocks slow
+            connect(m, flipped(self.i), link.i)
+            connect(m, link.o, flipped(self.o))
+        else:
+            self._join_line(m, link)
+        m.d.comb += [self.busy.eq(machine.busy | resetting), self.greeted.eq(link.greeted)]
         return m
+
+    def _join_line(self, m: Module, link: Link) -> None:
+        """Registers on both ways; a byte leaves every other cycle at best."""
+        m.d.sync += [link.i.valid.eq(self.i.valid), link.i.payload.eq(self.i.payload)]
+        m.d.comb += link.o.ready.eq(~self.o.valid)
+        with m.If(self.o.ready | ~self.o.valid):
+            m.d.sync += self.o.valid.eq(link.o.valid & ~self.o.valid & ~self.reset)
+        with m.If(~self.o.valid):
+            m.d.sync += self.o.payload.eq(link.o.payload)
+
+    def _reset(self, m: Module, asked: Signal) -> Signal:
+        """Whether the machine is reset: for long enough to reach all of it."""
+        left, resetting = Signal(range(RESET_CYCLES + 1)), Signal()
+        with m.If(self.reset | asked):
+            m.d.sync += left.eq(RESET_CYCLES)
+        with m.Elif(left != 0):
+            m.d.sync += left.eq(left - 1)
+        m.d.sync += resetting.eq(self.reset | asked | (left != 0))
+        return resetting
 
 
 class LinkedMachine(wiring.Component):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from amaranth.hdl import Signal
+
 from hw.core import Atreides
 from hw.serial_core import SerialAtreides
 from sw.config import MachineConfig
 
 
-def make_machine(config: MachineConfig, target: str = "generic") -> Atreides | SerialAtreides:
+def make_machine(
+    config: MachineConfig, target: str = "generic", reset: Signal | None = None
+) -> Atreides | SerialAtreides:
     """The machine that ``config.control`` names; both have the same ports.
 
     Parameters
@@ -15,6 +19,8 @@ def make_machine(config: MachineConfig, target: str = "generic") -> Atreides | S
     config : MachineConfig
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
+    reset : Signal, optional
+        As in Atreides.
     """
     kind = SerialAtreides if config.control == "serial" else Atreides
-    return kind(config, target)
+    return kind(config, target, reset)

@@ -12,6 +12,7 @@ from hw.column_tail import BUFFER, ColumnTail, column_layout, function_layout
 from hw.deskew import Deskew
 from hw.encoder import Encoder
 from hw.fma import operand_magnitude
+from hw.reset_chain import ResetChain
 from hw.result_queue import ResultQueue, result_layout
 from hw.row_sequencer import RowSequencer, event_layout, place_layout
 from hw.table_activation import TABLE_WRITE
@@ -84,6 +85,8 @@ class ResultRows(wiring.Component):
     config : MachineConfig
     array_latency : int
         Cycles from an event to its row 0 on ``bus[0]``; at least 5.
+    resets : ResetChain, optional
+        As in the machine.
 
     Members
     -------
@@ -115,12 +118,15 @@ class ResultRows(wiring.Component):
         2 more, with a table 3 more (not where exact).
     """
 
-    def __init__(self, config: MachineConfig, array_latency: int) -> None:
+    def __init__(
+        self, config: MachineConfig, array_latency: int, resets: ResetChain | None = None
+    ) -> None:
         if array_latency < LEAST_ARRAY_LATENCY:
             raise ValueError(
                 f"array_latency must be at least {LEAST_ARRAY_LATENCY}, not {array_latency!r}"
             )
         self.config = config
+        self.resets = resets or ResetChain(None)
         self.array_latency = array_latency
         self.sequencer = RowSequencer(config)
         self.queue = ResultQueue(config)
@@ -146,7 +152,8 @@ class ResultRows(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sequencer = sequencer = self.sequencer
+        sequencer = self.sequencer
+        self.resets.place(m, "sequencer", sequencer)
         settings = self.settings
         m.d.comb += [
             sequencer.row_parameters.eq(settings.row_parameters),
@@ -217,7 +224,8 @@ class ResultRows(wiring.Component):
 
     def _queue(self, m: Module, tails: list[ColumnTail], streams: Value) -> Value:
         """Rows to the result stream; returns whether an instruction's last may be offered."""
-        m.submodules.queue = queue = self.queue
+        queue = self.queue
+        self.resets.place(m, "queue", queue)
         event, place = self.event, self.sequencer.place
         m.d.comb += [
             queue.promise.enable.eq(event.valid & event.tile.last_block & streams),
@@ -236,9 +244,8 @@ class ResultRows(wiring.Component):
     def _write(self, m: Module, tails: list[ColumnTail], writes: Value) -> Value:
         """Rows to memory or activation buffer; returns whether an instruction's last is written."""
         depth = 1 << self.config.columns.bit_length()
-        m.submodules.deskew = deskew = Deskew(
-            self.config.bits, self.config.columns, place_layout(self.config), depth
-        )
+        deskew = Deskew(self.config.bits, self.config.columns, place_layout(self.config), depth)
+        self.resets.place(m, "deskew", deskew)
         place, valid = self.sequencer.place, Signal()
         to_buffer = self.settings.destination == BUFFER
         m.d.comb += [

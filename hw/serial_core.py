@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -43,6 +43,8 @@ class SerialAtreides(wiring.Component):
         With ``control`` serial.
     target : {"generic", "ecp5", "ice40", "osu018"}
         What the logic will become.
+    reset : Signal, optional
+        Resets all of it besides its clock domain.
 
     Members
     -------
@@ -52,9 +54,12 @@ class SerialAtreides(wiring.Component):
     latency = None  # depends on the program
     unread_fields = True  # requests go whole to what wants a part
 
-    def __init__(self, config: MachineConfig, target: str = "generic") -> None:
+    def __init__(
+        self, config: MachineConfig, target: str = "generic", reset: Signal | None = None
+    ) -> None:
         self.config = config
         self.target = target
+        self.reset = reset
         super().__init__(
             {
                 "instructions": In(stream.Signature(INSTRUCTION)),
@@ -65,7 +70,7 @@ class SerialAtreides(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         m.submodules.feed = feed = OperandFeed(self.config, self.target)
         code = Microcode(self.config, feed.sum_delay)
@@ -96,7 +101,7 @@ class SerialAtreides(wiring.Component):
         self._read(m)
         self._take_and_give(m, writes)
         self._drain(m, writes)
-        return m
+        return m if self.reset is None else ResetInserter(self.reset)(m)
 
     def _read(self, m: Module) -> None:
         """What IN finds."""

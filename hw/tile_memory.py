@@ -121,16 +121,16 @@ class TileMemory(wiring.Component):
         enable, address, count = (
             Signal(fields[name], name=f"write_{name}") for name in ("enable", "address", "count")
         )
-        left = Signal(range(rows + 2), init=rows + 1)
+        left, clearing = Signal(range(rows + 2), init=rows + 1), Signal(init=1)  # left != 0
         m.d.comb += [
             enable.eq(self.write.enable),
             address.eq(self.write.address),
             count.eq(self.write.count),
-            self.busy.eq(left.any()),
+            self.busy.eq(clearing),
         ]
         # One cycle more than there are rows, so that the last one can be read after it.
         with m.If(self.busy):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), clearing.eq(left != 1)]
             m.d.comb += [
                 enable.eq(left != 1),
                 address.eq((left - 2) << (config.vector.bit_length() - 1)),

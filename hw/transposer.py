@@ -210,12 +210,18 @@ class Transposer(wiring.Component):
         count = self._push(m, pushed, finished)
         started = Signal(range(self.pages + 2))  # chunks, less those finished
         m.d.sync += started.eq(started + self.start.enable - finished)
+        below = Signal(init=1)  # started < pages
+        level = Signal()  # started == pages
+        with m.If(self.start.enable & ~finished):
+            m.d.sync += [below.eq(started < self.pages - 1), level.eq(started == self.pages - 1)]
+        with m.Elif(finished & ~self.start.enable):
+            m.d.sync += [below.eq(started <= self.pages), level.eq(started == self.pages + 1)]
         # A cycle late: a slice more may be left, as it leaves meanwhile.
         few, leaves = Signal(), Signal()
         m.d.comb += few.eq((count <= self.notice + 2) & (count <= self.places))
         m.d.sync += leaves.eq(self.valid & few & ~finished)
         m.d.comb += [
-            self.room.eq((started < self.pages) | ((started == self.pages) & leaves)),
+            self.room.eq(below | (level & leaves)),
             self.busy.eq(started != 0),
         ]
         return m

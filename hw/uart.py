@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value, ValueLike
 from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out, connect
@@ -129,7 +129,12 @@ class UartTransmitter(wiring.Component):
 
 
 def join_line(
-    m: Module, line: wiring.PureInterface, divisor: int, received: object, sent: object
+    m: Module,
+    line: wiring.PureInterface,
+    divisor: int,
+    received: object,
+    sent: object,
+    reset: ValueLike = 0,
 ) -> None:
     """Put a receiver and a transmitter between a line and two streams of bytes.
 
@@ -144,9 +149,13 @@ def join_line(
     received : In(stream of 8)
         Never waits.
     sent : Out(stream of 8)
+    reset : ValueLike, optional
+        Of both, besides their clock domain's.
     """
-    m.submodules.receiver = receiver = UartReceiver(divisor)
-    m.submodules.transmitter = transmitter = UartTransmitter(divisor)
+    receiver, transmitter = UartReceiver(divisor), UartTransmitter(divisor)
+    with_reset = ResetInserter(Value.cast(reset))
+    m.submodules.receiver = with_reset(receiver)
+    m.submodules.transmitter = with_reset(transmitter)
     connect(m, receiver.o, received)
     connect(m, sent, transmitter.i)
     m.d.comb += [receiver.rx.eq(line.rx), line.tx.eq(transmitter.tx)]

@@ -33,7 +33,7 @@ def feeder_bench(config: MachineConfig, side: str, part: str) -> Bench:
         ~unit.chunks.valid | ~unit.busy | (offered == mode),
         ~unit.chunks.valid | chunk.bitmap.any(),
         ~unit.chunks.valid | ((chunk.lanes >= 1) & (chunk.lanes <= lanes)),
-        ~unit.flush | (~unit.busy & ~accepted),
+        ~unit.flush | ~unit.busy,
     )
     _claim_credits(bench, unit, lanes)
     if part == "pages":
@@ -53,6 +53,7 @@ def _claim_credits(bench: Bench, unit: Feeder, lanes: int) -> None:
     on_the_way = sum((step.enable & step.direct for step in steps), Value.cast(0))
     credits = bench.inside("credits")
     pushed, turned = unit.buffer.i.valid, bench.inside("turned_valid")
+    bench.claim("it is known whether there are credits", bench.inside("some") == (credits != 0))
     bench.claim("the shift buffer takes every slice", ~pushed | unit.buffer.i.ready)
     bench.claim(
         "credits are the places neither taken nor promised",
@@ -157,7 +158,12 @@ def _relate_pages(
     )
     full, valid = bench.count("pages_full", t.pages, t.full, load), t.valid
     ahead = (read_page + unread - unwritten - t.storage.write.page)[: exact_log2(t.pages)]
+    below, level = (bench.inside(f"transposer.{name}") for name in ("below", "level"))
     bench.claim("started chunks are unread", started == unread)
+    bench.claim(
+        "it is known whether pages are left",
+        (below == (started < t.pages)) & (level == (started == t.pages)),
+    )
     bench.claim("full pages are written and unread", full + valid == unread - unwritten + closes)
     bench.claim("records wait for their pages", records + valid == unread)
     bench.claim("pages are used in turn", ahead == 0)

@@ -337,7 +337,10 @@ class Echo(wiring.Component):
         greeting = Greeting(TINY, round(clock.hertz), 1020, "00")
         self.machine = SimpleNamespace(greeting=greeting)
         super().__init__(
-            {"rx": In(1, init=1), "tx": Out(1, init=1), **{name: Out(1) for name in LED_MEANINGS}}
+            {
+                **{"rx": In(1, init=1), "tx": Out(1, init=1), "reset": In(1)},
+                **{name: Out(1) for name in LED_MEANINGS},
+            }
         )
 
     def elaborate(self, platform: object) -> Module:

@@ -48,14 +48,16 @@ def test_tile_writes_go_to_memory_unless_they_leave_it() -> None:
             ((1 << 32) - 1, 3, 0),
         ):
             context.set(port.host.payload, request(Space.TILES, address, data, count=count))
+            assert context.get(port.host.ready) == 1
+            await context.tick()
             write = context.get(port.write)
             assert write["enable"] == fits, address
-            assert context.get(port.host.ready) == 1
             if fits:
                 assert (write["address"], write["count"]) == (address, count)
                 assert [write["words"][i] for i in range(count)] == words[:count]
         context.set(port.enable, 0)
         assert not context.get(port.host.ready)
+        await context.tick()
         assert not context.get(port.write.enable)
 
     simulate(bench)
@@ -69,16 +71,19 @@ def test_parameter_writes_are_taken_apart() -> None:
                 address = entry * CONFIG.columns + column
                 found = request(Space.COLUMN_PARAMETERS, address, data)
                 context.set(port.host.payload, found)
+                await context.tick()
                 write = context.get(port.column_write)
                 assert (write["enable"], write["entry"], write["column"]) == (1, entry, column)
                 fields = write["data"]
                 assert (fields["bias"], fields["shift"], fields["lift"]) == (0x2B, -7, 9)
                 assert not context.get(port.row_parameter_write.enable)
         context.set(port.host.payload, request(Space.ROW_PARAMETERS, 1025, 0x580))
+        await context.tick()
         write = context.get(port.row_parameter_write)
         assert (write["enable"], write["entry"]) == (1, 1)
         assert (write["data"]["shift"], write["data"]["lift"]) == (-128, 5)
         context.set(port.host.payload, request(Space.TABLE, 63, 0x1FFFF))
+        await context.tick()
         write = context.get(port.table_write)
         assert (write["enable"], write["index"], write["data"]) == (1, 63, -1)
         assert not context.get(port.column_write.enable)

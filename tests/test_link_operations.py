@@ -104,6 +104,9 @@ def test_results_leave_in_whole_bytes_lane_by_lane(config: MachineConfig) -> Non
         found = bytearray()
         for lane in range(config.columns):
             context.set(unit.lane, lane)
+            context.set(unit.take, 1)
+            await context.tick()
+            context.set(unit.take, 0)
             for byte in range(8):
                 context.set(unit.byte, byte)
                 found.append(context.get(unit.data))
