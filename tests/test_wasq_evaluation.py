@@ -127,8 +127,29 @@ def test_a_model_that_gives_no_number_is_refused() -> None:
     model = small_llama()
     with torch.no_grad():
         model.norm.weight[3] = float("nan")
-    with pytest.raises(ValueError, match="logits of window 0 must be finite"):
+    with pytest.raises(ValueError, match=r"weight of norm must hold finite .* in 1 places"):
         evaluate(model, CORPUS, 32)
+
+
+def test_the_layer_that_makes_infinities_is_named_with_their_number() -> None:
+    model = small_llama()
+    with torch.no_grad():
+        model.blocks[1].feed_forward_norm.weight[:2] = 3e38
+        model.blocks[1].feed_forward.up.weight[:5] *= 1e30
+    with pytest.raises(ValueError, match=r"output of blocks\.1\.\S+ must hold finite .* places"):
+        evaluate(model, CORPUS, 32)
+    with pytest.raises(ValueError, match=r"output of blocks\.1\.\S+ must hold finite"):
+        evaluate(small_llama(), CORPUS, 32, reference=model)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_function_that_gives_no_number_is_refused() -> None:
+    class Nothing(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return torch.full((*tokens.shape, 260), float("nan"))
+
+    with pytest.raises(ValueError, match="logits of window 0 must be finite"):
+        evaluate(Nothing(), CORPUS, 32)
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:

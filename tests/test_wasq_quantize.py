@@ -183,6 +183,10 @@ def test_models_that_cannot_be_quantized_are_refused_and_left_as_they_are():
     with pytest.raises(ValueError, match=r"weight of blocks.0.feed_forward.up .* in 2 places"):
         quantize_(model, SFConfig())
     assert not any(isinstance(m, QuantizedLayer) for m in model.modules())
+    broken = tiny()
+    broken.blocks[0].attention_norm.weight.data[1] = float("inf")  # which stays float
+    with pytest.raises(ValueError, match=r"weight of blocks.0.attention_norm .* in 1 places"):
+        quantize_(broken, SFConfig())
     with pytest.raises(ValueError, match="model must have a linear layer"):
         quantize_(nn.Sequential(nn.ReLU()), SFConfig())
     with pytest.raises(ValueError, match="0: padding_mode must be 'zeros'"):

@@ -13,6 +13,7 @@ from sw.format import SFx
 from sw.scale import BLOCK, MAX_SPREAD, ExponentRule
 from sw.tensor import exponents, limit_spread
 from sw.wasq.config import SFConfig
+from sw.wasq.finite import check_finite
 from sw.wasq.modules import Geometry
 from sw.wasq.products import AttentionProducts
 from sw.wasq.rounding import round_at
@@ -112,13 +113,7 @@ class _Observer:
     def see(self, x: torch.Tensor) -> None:
         """Take part in the first pass."""
         rows = self._rows(x)
-        bad = int((~torch.isfinite(rows)).sum())
-        if bad:
-            side = "output" if self.is_output else "input"
-            raise ValueError(
-                f"{side} of {self.name} must hold finite numbers, "
-                f"not NaN or infinity in {bad} places"
-            )
+        check_finite(rows, f"{'output' if self.is_output else 'input'} of {self.name}")
         if not rows.numel():
             return
         found = self._groups(rows.abs().amax(0)[None]).amax((0, 2))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sw.wasq.evaluation import Network, Progress, device_of, divergence, exact_arithmetic
+from sw.wasq.evaluation import Progress, device_of, exact_arithmetic
 from sw.wasq.intervals import Interval, bootstrap
+from sw.wasq.losses import Network, divergence
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from sw.wasq.config import LayerConfig, SFConfig
+from sw.wasq.finite import check_finite
 from sw.wasq.grid import round_activations, round_weights
 from sw.wasq.rotate import RotatedInput
 from sw.wasq.sequential import Progress
-from sw.wasq.statistics import check_finite, inputs_of
+from sw.wasq.statistics import inputs_of
 from sw.wasq.walk import BlockWalk, Pair, check_llama, token_weights
 
 #: Magnitude that no channel is taken to be below.
@@ -275,7 +276,7 @@ def _sample(
         with inputs_of(watched) as seen:
             walk.run(pair.float_block, walk.stream[part])
         x = seen["x"].flatten(0, -2)
-        check_finite(x, pair.prefix + first)
+        check_finite(x, f"input of {pair.prefix}{first}")
         chosen = torch.randperm(len(x), generator=generator)[:per_batch].to(x.device)
         parts.append(x[chosen])
         if adds is not None:

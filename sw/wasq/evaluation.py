@@ -20,16 +20,14 @@ from torch import nn
 
 from sw.wasq.corpus import Corpus, CorpusError
 from sw.wasq.intervals import Interval, bootstrap, exponential
+from sw.wasq.losses import Network, window_losses
 from sw.wasq.partial import Partial, identity
 
 #: What the protocol says of the first token of a window.
 POLICY: Final = "non-overlapping windows, nothing put before them, first token not predicted"
 WINDOW: Final = 2048
-#: Positions whose logits are turned into float64 at a time.
-_ROWS: Final = 128
 #: Called with windows done and their number.
 Progress = Callable[[int, int], None]
-Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +189,7 @@ def evaluate(
     with exact_arithmetic(), torch.no_grad(), partial:
         for group in todo:
             tokens = torch.stack([parts[number] for number in group]).to(device_of(model))
-            partial.put(group, _losses(model, reference, tokens, group[0]))
+            partial.put(group, window_losses(model, reference, tokens, group[0]))
             if progress is not None:
                 progress(partial.done, len(parts))
     rows = partial.gather(device_of(model))
@@ -250,20 +248,6 @@ def check_tokens(model: nn.Module, parts: Sequence[torch.Tensor]) -> None:
         )
 
 
-def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihoods ``[n]`` float64 of targets ``[n]`` by logits ``[n, V]``."""
-    wide = logits.double()
-    chosen = wide.gather(1, targets[:, None])[:, 0]
-    return torch.logsumexp(wide, 1) - chosen
-
-
-def divergence(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """KL(reference || model) ``[n]`` float64 of logits ``[n, V]``."""
-    theirs = torch.log_softmax(reference.double(), 1)
-    ours = torch.log_softmax(logits.double(), 1)
-    return (theirs.exp() * (theirs - ours)).sum(1)
-
-
 def _cut(
     data: Corpus | torch.Tensor | Sequence[torch.Tensor], window: int, limit: int | None, tail: bool
 ) -> list[torch.Tensor]:
@@ -304,41 +288,3 @@ def _place() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def _losses(
-    model: Network, reference: Network | None, tokens: torch.Tensor, first: int
-) -> list[list[float]]:
-    """Per window: nats, the reference's nats, summed divergence."""
-    try:
-        ours = model(tokens)
-        theirs = None if reference is None else reference(tokens)
-        return [
-            _window_losses(ours[i], None if theirs is None else theirs[i], tokens[i], first + i)
-            for i in range(len(tokens))
-        ]
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        short = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not short and "allocate memory" not in str(error):
-            raise
-        raise ValueError(
-            f"memory must hold {len(tokens)} windows of {tokens.shape[1]} tokens at a time: "
-            "take a smaller batch or window"
-        ) from None
-
-
-def _window_losses(
-    ours: torch.Tensor, theirs: torch.Tensor | None, tokens: torch.Tensor, number: int
-) -> list[float]:
-    sums = torch.zeros(3, dtype=torch.float64, device=ours.device)
-    for start in range(0, len(tokens) - 1, _ROWS):
-        end = min(start + _ROWS, len(tokens) - 1)
-        targets = tokens[start + 1 : end + 1]
-        sums[0] += token_losses(ours[start:end], targets).sum()
-        if theirs is not None:
-            sums[1] += token_losses(theirs[start:end], targets).sum()
-            sums[2] += divergence(theirs[start:end], ours[start:end]).sum()
-    found: list[float] = sums.tolist()
-    if not all(value == value and abs(value) < float("inf") for value in found):
-        raise ValueError(f"logits of window {number} must be finite, not NaN or infinite")
-    return found

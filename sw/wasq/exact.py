@@ -212,7 +212,7 @@ def _fast(
         rounded = _rounded(x, plan, how.dtype, static, name, faults)
         if rounded is not None:
             return multiply(rounded, ready.values(how.dtype).T, how, bias, _result(x))
-    words = quantize_activation(_rows(x).float(), config, static, name)
+    words = quantize_activation(_rows(x).float(), config, static, f"input of {name}")
     return product(words, ready.weight, bias, _result(x))
 
 

@@ -202,7 +202,7 @@ class FakeQuantizedLayer(nn.Module):
         if scale != "none":
             e = self.input_exponents
             if e is None:
-                e = exponents(x.detach(), form, scale, name=self.name)
+                e = exponents(x.detach(), form, scale, name=f"input of {self.name}")
         if scale == "block":
             e = e.expand(*x.shape[:-1], -1)
             e = expand_blocks(limit_spread(e)[0], x.shape[-1])

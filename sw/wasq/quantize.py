@@ -12,6 +12,7 @@ from torch import nn
 
 from sw.wasq.calibrate import calibrate_
 from sw.wasq.config import LayerConfig, SFConfig
+from sw.wasq.finite import check_parameters
 from sw.wasq.modules import LAYERS, FakeQuantizedLayer, Geometry, QuantizedLayer
 from sw.wasq.products import attention_products, quantize_products_
 from sw.wasq.rounding import Faults
@@ -66,6 +67,7 @@ def targets(model: nn.Module, config: SFConfig) -> tuple[Target, ...]:
     for pattern in config.overrides:
         if not fnmatch.filter(names, pattern):
             raise ValueError(f"override {pattern!r} must match a linear layer or convolution")
+    check_parameters(model)
     if not found:
         raise ValueError("model must have a linear layer or convolution to quantize, not none")
     return tuple(found)
@@ -216,14 +218,6 @@ def _quantized(target: Target, given: QuantizedWeight | None) -> QuantizedLayer:
 
 def _check_module(name: str, module: nn.Module) -> None:
     assert isinstance(module, LAYERS)
-    for what, values in (("weight", module.weight), ("bias", module.bias)):
-        if values is None:
-            continue
-        bad = int((~torch.isfinite(values.detach())).sum())
-        if bad:
-            raise ValueError(
-                f"{what} of {name} must hold finite numbers, not NaN or infinity in {bad} places"
-            )
     try:
         Geometry.of(module)
     except ValueError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sw.wasq.config import LayerConfig
+from sw.wasq.finite import check_finite
 from sw.wasq.grid import round_activations
 from sw.wasq.modules import Geometry
 from sw.wasq.quantize import Target
@@ -156,7 +157,7 @@ def gather(
             model(batch)
             for name, x in seen.items():
                 rows = rows_of(layers[name].module, x)
-                check_finite(rows, name)
+                check_finite(rows, f"input of {name}")
                 if name not in found:
                     found[name] = Moments(rows.shape[1], rows.device)
                 found[name].add(rows, layers[name].config)
@@ -164,18 +165,3 @@ def gather(
     if not found:
         raise ValueError("calibration must have at least one batch, not 0")
     return found
-
-
-def check_finite(x: torch.Tensor, name: str) -> None:
-    """Refuse NaN and infinities.
-
-    Raises
-    ------
-    ValueError
-        If there are any; the sentence names the layer and counts them.
-    """
-    bad = int((~torch.isfinite(x)).sum())
-    if bad:
-        raise ValueError(
-            f"input of {name} must hold finite numbers, not NaN or infinity in {bad} places"
-        )

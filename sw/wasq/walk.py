@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from sw.models.llama import Llama, Turn
 from sw.wasq.config import LayerConfig, SFConfig
+from sw.wasq.finite import check_finite
 from sw.wasq.grid import round_activations
 from sw.wasq.quantize import Target, replace_module, targets
-from sw.wasq.statistics import Moments, check_finite, inputs_of
+from sw.wasq.statistics import Moments, inputs_of
 
 #: Layers of a block that read the same input, in the order they run, and the module whose input is
 #: the stream that the last of them adds to ("" is the block itself).
@@ -180,7 +181,7 @@ class BlockWalk:
                 self.run(pair.block, self.stream[part])
                 self.run(pair.float_block, self.float_stream[part])
             rows, goal = seen[first].flatten(0, -2), wanted[first].flatten(0, -2)
-            check_finite(rows, layer.name)
+            check_finite(rows, f"input of {layer.name}")
             residual = weights = None
             if beside is not None:
                 aim = wanted["stream"].flatten(0, -2)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sw.wasq.finite import check_activations
 from sw.wasq.healing import checkpoint
 from sw.wasq.healing.layers import HealingLayer, finish_healing_, whole
 from sw.wasq.healing.options import Healed, HealingError
@@ -266,8 +267,26 @@ class Training:
         if math.isfinite(loss):
             return
         folder = self.task.hooks.checkpoint
-        kept = f"; the last checkpoint in {folder} stays" if folder is not None else ""
-        raise HealingError(f"loss must be finite, not {loss} at step {self.done + 1}{kept}")
+        kept = folder is not None and checkpoint.was_written(folder, 0)
+        stays = f"; the last checkpoint in {folder} stays" if kept else ""
+        raise HealingError(
+            f"loss must be finite, not {loss} at step {self.done + 1}{self._cause()}{stays}"
+        )
+
+    def _cause(self) -> str:
+        """Where in the model a step's first samples become NaN or infinite, if that is known."""
+        task = self.task
+        if self.world.size > 1:
+            return ""
+        chosen = task.samples.chosen(self.done, self.options.batch, self.options.seed)
+        first = task.samples.inputs[chosen[: self.options.size_of_pass]].to(task.device)
+        try:
+            for model in (task.model, self.teacher):
+                if isinstance(model, nn.Module):
+                    check_activations(model, first)
+        except ValueError as error:
+            return f": {error}"
+        return ""
 
     def _limit(self, parameters: list[nn.Parameter]) -> None:
         if self.options.form == "published":

@@ -22,8 +22,9 @@ from torch.nn import functional
 from sw.scale import BLOCK
 from sw.wasq.baselines import FLOAT_INPUTS, IntegerConfig, round_integers, scales, snap_integers
 from sw.wasq.equalise import Site, fold, sites
+from sw.wasq.finite import check_finite
 from sw.wasq.sequential import Progress
-from sw.wasq.statistics import check_finite, inputs_of
+from sw.wasq.statistics import inputs_of
 from sw.wasq.walk import BlockWalk, Pair, check_llama, check_tokens
 
 #: By site: the module that reads the scaled channels and whose output judges the factors.
@@ -146,7 +147,7 @@ def _best_factors(
     judge = pair.block.get_submodule(_JUDGES[site.name])
     rows = sum(x.shape[0] * x.shape[1] for x in inputs)
     mean = torch.stack([x.abs().sum((0, 1)) for x in inputs]).sum(0) / rows
-    check_finite(mean, pair.prefix + site.readers[0])
+    check_finite(mean, f"input of {pair.prefix}{site.readers[0]}")
     magnitude = site.gather(mean)
     floats = {name: pair.float_block.get_parameter(f"{name}.weight") for name in site.readers}
     goals = [_output(walk, judge, x) for x in inputs]

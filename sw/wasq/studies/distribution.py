@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from sw.wasq.finite import check_finite
 from sw.wasq.studies.sources import Source
 
 WIDTHS: Final = tuple(range(3, 17))
@@ -122,9 +123,7 @@ def count(tensor: torch.Tensor, name: str = "tensor") -> Counts:
 
 def _part(values: torch.Tensor, name: str) -> Counts:
     values = values.double()
-    bad = int((~torch.isfinite(values)).sum())
-    if bad:
-        raise ValueError(f"{name} must hold finite numbers, not NaN or infinity in {bad} places")
+    check_finite(values, name)
     magnitudes = values.abs()
     nonzero = magnitudes[magnitudes > 0]
     # frexp: nonzero = f * 2**e with 0.5 <= f < 1, so floor(log2) is e - 1.
