@@ -10,7 +10,15 @@ import torch
 from atreides.wasq_options import absolute
 from sw.wasq.checkpoint import load
 from sw.wasq.config import SFConfig
-from sw.wasq.corpus import SOURCES, Corpus, check_calibration, check_overlap, load_corpus, windows
+from sw.wasq.corpus import (
+    SOURCES,
+    Corpus,
+    check_calibration,
+    check_held_out,
+    check_overlap,
+    load_corpus,
+    windows,
+)
 from sw.wasq.described import describe
 from sw.wasq.language import LanguageModel, load_language
 from sw.wasq.modules import QuantizedLayer
@@ -53,13 +61,17 @@ def load_job(
     """Load model and texts, and see that the one is not healed on what it is judged by."""
     language = load_language(spec, device, tokenizer)
     corpus = load_corpus(text, language.tokenizer)
-    check_calibration(corpus)
+    is_named = text.partition(":")[0] in SOURCES
+    if is_named:  # whose splits are known not to overlap
+        check_calibration(corpus)
+    else:
+        check_held_out(corpus, language.tokenizer)
     other = None if judged is None else load_corpus(judged, language.tokenizer)
     if other is not None:
         check_overlap(corpus, other)
     data = windows(corpus, window or min(512, language.context))
     named = f"{corpus.name}:{corpus.split}"
-    calibration = absolute(text) if text.partition(":")[0] not in SOURCES else named
+    calibration = named if is_named else absolute(text)
     return Job(absolute(spec), language, corpus, calibration, data, other)
 
 

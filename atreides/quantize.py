@@ -21,18 +21,16 @@ from atreides.wasq_options import (
     told_interrupt,
     told_mistakes,
 )
-from sw.datasets import DatasetError
 from sw.wasq.checkpoint import save
 from sw.wasq.config import SFConfig
-from sw.wasq.corpus import Corpus, check_calibration, check_overlap, load_corpus, windows
+from sw.wasq.corpus import Corpus, check_held_out, load_corpus, windows
 from sw.wasq.described import check_target
 from sw.wasq.language import LanguageModel, load_language
 from sw.wasq.quantize import quantize_, targets
 from sw.wasq.results import effective_bits
 
-#: What is calibrated on, and what it must not overlap with, unless the user says.
+#: What is calibrated on unless the user says.
 CALIBRATION: Final = "wikitext-2:valid"
-EVALUATION: Final = "wikitext-2:raw-test"
 _WINDOW: Final = 512
 _TOKENS: Final = 1 << 16
 
@@ -246,12 +244,6 @@ def _calibration(language: LanguageModel, config: SFConfig, wishes: Wishes) -> C
     """The text to look at, if any is needed; it must not be what models are evaluated on."""
     if not check_method(wishes.method) and not is_text_needed(config):
         return None
-    corpus = load_corpus(wishes.calibration, language.tokenizer)
-    check_calibration(corpus)
-    try:
-        held_out = load_corpus(EVALUATION, language.tokenizer)
-    except DatasetError:  # who has no such text cannot have evaluated on it
-        return corpus.head(wishes.tokens)
-    corpus = corpus.head(wishes.tokens)
-    check_overlap(corpus, held_out)
+    corpus = load_corpus(wishes.calibration, language.tokenizer).head(wishes.tokens)
+    check_held_out(corpus, language.tokenizer)
     return corpus

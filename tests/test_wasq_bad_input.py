@@ -13,9 +13,9 @@ import torch
 from wasq_models import small_llama, small_tokens, text_file
 
 from atreides import evaluate as evaluate_command
-from atreides import quantize as quantize_command
 from atreides.cli import main
 from sw.models.llama import Llama
+from sw.wasq import corpus
 from sw.wasq.language import save_language
 
 CPU = ["--device", "cpu"]
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluate_command, "cache_directory", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "held.txt").write_text("Quite another text, about ships, wind and weather. " * 40)
-    monkeypatch.setattr(quantize_command, "EVALUATION", "held.txt")
+    monkeypatch.setattr(corpus, "EVALUATION", str(tmp_path / "held.txt"))
     text_file(tmp_path)
     return tmp_path
 

@@ -9,7 +9,6 @@ import pytest
 from wasq_models import small_llama, small_tokens, text_file
 
 from atreides import evaluate as evaluate_command
-from atreides import quantize as quantize_command
 from atreides.cli import main
 from atreides.wasq_config import read_config
 from sw.wasq import SFConfig, quantize_
@@ -60,7 +59,7 @@ def test_steps_are_named_and_recovery_is_told(folder: Path, monkeypatch) -> None
     model, text, log = folder / "small", folder / "text.txt", folder / "log.jsonl"
     other = folder / "other.txt"
     other.write_text("Quite another text, about ships, wind and weather. " * 40)
-    monkeypatch.setattr(quantize_command, "EVALUATION", str(other))
+    monkeypatch.setattr("sw.wasq.corpus.EVALUATION", str(other))
     told = ["--text", text, "--window", 32, "--log", log, *CPU]
     steps = ["--method", "compensate", "--calibration", text, "--calibration-window", 32]
     for name, more in (("a", []), ("b", steps)):

@@ -119,11 +119,26 @@ def test_mistakes_are_one_sentence_and_status_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_window_beyond_the_context_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_text_that_the_test_split_shares_is_refused_without_an_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = tmp_path / "text.txt"
+    held, text = tmp_path / "held.txt", tmp_path / "copy.txt"
+    held.write_text(" ".join(map(str, range(3000))))
+    text.write_text(" ".join(map(str, range(1000, 2000))))
+    monkeypatch.setattr("sw.wasq.corpus.EVALUATION", str(held))
+    words = ("stories260k", "--text", str(text), "--device", "cpu")
+    assert run(*words, "-o", str(tmp_path / "out")) == 2
+    assert "calibration must not share text with held.txt" in told(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_beyond_the_context_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, held = tmp_path / "text.txt", tmp_path / "held.txt"
     text.write_text(" ".join(map(str, range(3000))))
+    held.write_text("Quite another text, about ships, wind and weather. " * 40)
+    monkeypatch.setattr("sw.wasq.corpus.EVALUATION", str(held))
     words = ("--text", str(text), "--window", "513", "-o", str(tmp_path / "out"))
     assert run("stories260k", *words, "--device", "cpu") == 2
     assert "window must be at most 512, the model's context, not 513" in told(capsys)

@@ -16,7 +16,7 @@ from atreides import quantize as quantize_command
 from atreides import wasq_methods
 from atreides.cli import main
 from sw import paths
-from sw.wasq import inhouse
+from sw.wasq import corpus, inhouse
 from sw.wasq.healing import annealed, training
 from sw.wasq.healing.measured import Bench
 from sw.wasq.language import load_language, save_language
@@ -33,6 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small model, a text beside it, and a cache of its own; the working directory."""
     monkeypatch.setattr(evaluate_command, "cache_directory", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "held.txt").write_text("Quite another text, about ships, wind and weather. " * 40)
+    monkeypatch.setattr(corpus, "EVALUATION", str(tmp_path / "held.txt"))
     save_language(tmp_path / "small", small_llama(), small_tokens())
     text_file(tmp_path)
     return tmp_path
@@ -116,8 +118,6 @@ def test_an_interrupted_quantization_leaves_nothing_but_says_so(
 
 
 def test_what_opt_has_finished_is_kept_and_gone_on_with(folder: Path, capsys, monkeypatch) -> None:
-    (folder / "held.txt").write_text("Quite another text, about ships, wind and weather. " * 40)
-    monkeypatch.setattr(quantize_command, "EVALUATION", "held.txt")
     few = StackOptions(opt=OptOptions(steps=2))
     monkeypatch.setattr(wasq_methods, "StackOptions", lambda: few)
     looks = ["--calibration", "text.txt", "--calibration-window", "16"]

@@ -20,6 +20,8 @@ from sw.wasq.tokens import LanguageTokenizer
 
 #: Largest file of text, in bytes.
 _MAX_TEXT: Final = 1 << 30
+#: What models are evaluated on unless a user says otherwise.
+EVALUATION: Final = "wikitext-2:raw-test"
 #: Splits that are for evaluation alone, by the first word of their names.
 _HELD_OUT: Final = ("test",)
 #: Words of a gram where T. Brown et al. look for contamination (arXiv:2005.14165, appendix C);
@@ -185,6 +187,16 @@ def check_overlap(calibration: Corpus, evaluation: Corpus) -> float:
             f"{rate:.1%} of its runs of {size} tokens are there, and {nearby:.1%} in one place"
         )
     return rate
+
+
+def check_held_out(corpus: Corpus, tokenizer: LanguageTokenizer) -> None:
+    """CorpusError if a text shares any with what models are evaluated on, where that is there."""
+    check_calibration(corpus)
+    try:
+        held_out = load_corpus(EVALUATION, tokenizer)
+    except datasets.DatasetError:  # who has no such text cannot have evaluated on it
+        return
+    check_overlap(corpus, held_out)
 
 
 def _grams(corpus: Corpus, size: int) -> npt.NDArray[np.uint64]:
