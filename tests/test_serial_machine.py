@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from sim.machine_job import Job
 from sim.machine_random import run
 from sim.machine_stimulus import Stimulus
 from sw import assembler
+from sw.compiler.report import OTHER_CONTROL, describe_text
 from sw.config import MachineConfig
+from sw.estimate import Product, compute_cycles
 from sw.isa import Fault
 from sw.machine_state import Parameters
 
@@ -269,6 +272,27 @@ def test_random_programs_run_as_on_the_model(sizes, stalls):
     coverage, mismatches = run(MachineConfig(**SMALL | SERIAL | sizes), 2000, 1, stalls=stalls)
     assert not mismatches, str(mismatches[0])
     assert coverage.instructions >= 2000
+
+
+def test_cycles_are_not_told():
+    with pytest.raises(ValueError, match="control must be parallel where cycles are told, not 'se"):
+        compute_cycles(MachineConfig(**SMALL | SERIAL), Product(4, 4, 4))
+    numbers = dict.fromkeys(("macs", "cycles", "utilisation", "bytes_in", "bytes_out"), 0)
+    total = {"name": "all", "bound": "array", **numbers}
+    for control, told in (("serial", True), ("parallel", False)):
+        report = {"machine": {"control": control}, "layers": [], "total": total, "nodes": []}
+        assert (OTHER_CONTROL in describe_text(report)) == told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus is not installed")
+def test_the_netlist_of_ice40_runs_programs_as_on_the_model():
+    config = MachineConfig(**SMALL | SERIAL | {"max_terms": 64})
+    jobs = [Stimulus(config, seed).job(12) for seed in range(2)]
+    wanted = execute(jobs, "model")
+    found = execute(jobs, "icarus", netlist="ice40", limit=3_000_000)
+    for got, want in zip(found, wanted, strict=True):
+        assert not got.differences(want)
 
 
 @pytest.mark.slow
