@@ -145,7 +145,7 @@ def quantize(
     }
     wishes = Wishes(method, calibration, calibration_tokens, calibration_window, seed)
     with (
-        told_mistakes("take fewer --calibration-tokens, or --device cpu"),
+        told_mistakes("take fewer --calibration-tokens or a shorter --calibration-window"),
         told_interrupt(lambda: _kept(output)),
     ):
         place = chosen_device(device)

@@ -83,11 +83,14 @@ class Job:
         if self.generated is None:
             return ""
         try:
-            return self.generated.read_text(encoding="utf-8")
+            text = self.generated.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{self.generated} must be a text that can be read ({error})"
             ) from None
+        if not text.strip():
+            raise ValueError(f"{self.generated} must hold text, not be empty")
+        return text
 
 
 def distribution(job: Job) -> None:

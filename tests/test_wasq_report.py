@@ -278,6 +278,7 @@ def test_study_that_ran_out_of_time_goes_on(tiny: None, tmp_path: Path) -> None:
         (["distribution", "nothing"], "model must be one of yolov5n"),
         (["activation", "x", "--bits", "four"], "bits must be numbers with commas between"),
         (["train-model", "2m"], "model must be one of 0.3m"),
+        (["train-model", "--generated", "/dev/null"], "/dev/null must hold text, not be empty"),
     ],
 )
 def test_mistakes_in_studies_are_one_sentence(
