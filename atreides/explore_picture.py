@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,8 @@ MARKERS: Final = {"auto": "o", "dsp": "s", "dadda": "^", "chain": "v", "array": 
 #: Arrays of a panel that are named; more would be unreadable.
 NAMED: Final = 16
 GRID: Final = "#bbbbbb"
+#: How much larger an axis' end is than its beginning, at least, and up to where it has even ticks.
+LEAST, _FEW_TICKS = 1.5, 4.0
 #: Inches: a panel's height, and what the legend takes.
 _HEIGHT, _LEGEND = 3.6, 0.5
 
@@ -62,6 +65,8 @@ def picture(
                     axes.set_yscale("log")
                     _plain(axes.yaxis)
                     _name_arrays(axes, mine, value)
+                    axes.set_ylim(_wide_enough(axes.yaxis, *axes.get_ylim()))
+                axes.set_xlim(_wide_enough(axes.xaxis, *axes.get_xlim()))
         for width in widths:
             grid[0][0].plot([], [], "o", color=colour[width], label=f"SF{width}")
         for kind in kinds if len(kinds) > 1 else ():
@@ -120,6 +125,16 @@ def _name_arrays(
             textcoords="offset points",
             fontsize=7,
         )
+
+
+def _wide_enough(axis: Any, low: float, high: float) -> tuple[float, float]:
+    """Ends of a logarithmic axis, LEAST apart at least: no trifle is drawn as a difference."""
+    from matplotlib.ticker import MaxNLocator
+
+    if high / low < _FEW_TICKS:  # no two of 1, 2 and 5 times powers of ten in it, for sure
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    spare = math.sqrt(max(1.0, LEAST * low / high))
+    return low / spare, high * spare
 
 
 def _plain(axis: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from atreides import explore as command
-from atreides import explore_figures
+from atreides import explore_figures, explore_picture
 from atreides.cli import main
 from atreides.explore_accuracy import Accuracy
 from atreides.explore_figures import Figures, Work
@@ -252,6 +252,14 @@ def test_a_width_that_the_log_lacks_is_shown_and_told() -> None:
     assert "SF4: the log has no perplexity, so these count as least accurate." in said
     for format, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         assert picture(found, found, log, format).startswith(start)
+
+
+def test_a_trifle_is_not_drawn_as_a_difference() -> None:
+    axis = SimpleNamespace(set_major_locator=lambda _: None)
+    low, high = explore_picture._wide_enough(axis, 99.0, 100.0)
+    assert high / low == pytest.approx(explore_picture.LEAST)
+    assert low < 99 < 100 < high
+    assert explore_picture._wide_enough(axis, 10.0, 100.0) == (10.0, 100.0)
 
 
 def test_the_command_writes_table_json_and_picture(
