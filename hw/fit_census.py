@@ -168,6 +168,8 @@ class _Counter:
             made = unit if isinstance(unit, Module) else unit.elaborate(None)
             if isinstance(made, Module):
                 self._module(made)
+            elif hasattr(made, "_elaboratable_"):
+                self.unit(made)
 
     def _module(self, module: Any) -> None:
         module._MustUse__used = True

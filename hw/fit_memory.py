@@ -18,11 +18,11 @@ SHAPES: Final[Mapping[str, Mapping[int, int]]] = {
     "ice40": {16: 256, 8: 512, 4: 1024, 2: 2048},
     "gowin": _18K,
 }
-#: How Yosys chooses (``tests/test_fit.py`` asks it): the cost of a block RAM; that of LUT RAM of 16
-#: words is one per bit of width, on ECP5 rounded up to the four of a primitive; a bit of a
-#: multiplexer behind it costs a half. What is only read becomes logic, at 16 bits for one, unless
-#: that is more than a block RAM.
-_BLOCK_COST: Final = 136
+#: How Yosys chooses (``tests/test_fit.py`` asks it): the cost of a block RAM, and more where a read
+#: in the cycle of a write gives something definite; that of LUT RAM of 16 words is one per bit of
+#: width, on ECP5 rounded up to the four of a primitive; a bit of a multiplexer behind it costs a
+#: half. What is only read becomes logic, at 16 bits for one, unless that is more than a block RAM.
+_BLOCK_COST, _CHECK_COST = 128, 8
 _ROM_COST: Final = {"ecp5": 132, "ice40": 66, "gowin": 132}
 _ROM_BITS: Final = 16
 _LUT_RAM_WORDS, _LUT_RAM_BITS = 16, 4
@@ -52,7 +52,8 @@ def block_rams(target: str, memory: Kept) -> int:
         return 0 if width * depth <= number * _ROM_COST[target] * _ROM_BITS else number
     if target == "ice40":
         return number if width * depth > _REGISTER_BITS else 0
-    return number if _lut_ram_cost(target, width, depth) > number * _BLOCK_COST else 0
+    cost = number * (_BLOCK_COST + _CHECK_COST * memory.checked)
+    return number if _lut_ram_cost(target, width, depth) > cost else 0
 
 
 def blocks(family: str, found: Census, sprams: int = 0) -> int:

@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from hw import fit, fit_search
 from hw.boards import BOARDS, find_board
 from hw.fit_census import Kept, _Counter, census, self_test_bytes
 from hw.fit_memory import block_rams, lut_rams, memory_luts, tile_banks
+from hw.memory_attributes import NO_COLLISIONS, PASSES
 from hw.synthesis import run_passes
 from sw.config import MachineConfig
 from sw.link import BUILD_BYTES, DEFAULT_LIMIT, Greeting
@@ -36,6 +38,8 @@ LIBRARIES = {
 BLOCKS = ("16KD", "ICE40_RAM4K", "GOWIN_SP", "GOWIN_DP", "GOWIN_SDP")
 #: Depths of memories that are only read.
 ROM_DEPTHS = (60, 128, 257, 400)
+#: Memories that are written, with and without logic for reads and writes that collide.
+KINDS: dict[str, dict[str, int]] = {"m": {}, "n": dict(NO_COLLISIONS)}
 WIDTHS, DEPTHS = (1, 5, 10, 18, 24, 36, 41, 66, 80), (8, 32, 64, 80, 128, 256, 320, 1020)
 
 
@@ -50,12 +54,12 @@ def memory_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     address, other, data, enable = Signal(16), Signal(16), Signal(max(WIDTHS)), Signal(2)
     outputs = []
     for width in WIDTHS:
-        for depth in DEPTHS:
-            memory = Memory(shape=width, depth=depth, init=[])
-            m.submodules[f"m_{width}_{depth}"] = inner = Module()
+        for depth, (kind, attributes) in product(DEPTHS, KINDS.items()):
+            memory = Memory(shape=width, depth=depth, init=[], attrs=attributes)
+            m.submodules[f"{kind}_{width}_{depth}"] = inner = Module()
             inner.submodules.memory = memory
             write, read = memory.write_port(), memory.read_port()
-            outputs.append(Signal(width, name=f"o_{width}_{depth}"))
+            outputs.append(Signal(width, name=f"{kind}_o_{width}_{depth}"))
             inner.d.comb += [write.addr.eq(address), write.data.eq(data), write.en.eq(enable[0])]
             inner.d.comb += [
                 read.addr.eq(other),
@@ -81,19 +85,20 @@ def test_a_memory_becomes_what_yosys_makes_of_it(
 ) -> None:
     mapping = f"memory_libmap {LIBRARIES[family]}"
     stat = f"tee -q -o {tmp_path}/stat.json stat -json"
-    run_passes([f"read_rtlil {memory_source}", "memory_collect", mapping, stat])
+    run_passes([f"read_rtlil {memory_source}", *PASSES, mapping, stat])
     modules = json.loads((tmp_path / "stat.json").read_text())["modules"]
     want, got = {}, {}
     for name, module in modules.items():
-        if found := re.search(r"\.(m|rom)_(\d+)_(\d+)(\$\d+)?$", name):
+        if found := re.search(r"\.(m|n|rom)_(\d+)_(\d+)(\$\d+)?$", name):
             kind, size = found[1], (int(found[2]), int(found[3]))
             cells = module["num_cells_by_type"].items()
             want[kind, size] = sum(n for cell, n in cells if any(b in cell for b in BLOCKS))
-            got[kind, size] = block_rams(family, Kept(*size, written=kind == "m"))
-            if kind == "m" and family != "ice40" and not want[kind, size]:
+            memory = Kept(*size, written=kind != "rom", checked=kind == "m")
+            got[kind, size] = block_rams(family, memory)
+            if memory.written and family != "ice40" and not want[kind, size]:
                 tables = sum(n for cell, n in cells if "16X4" in cell or "LUTRAM" in cell)
                 assert tables == lut_rams(*size), size
-    assert len(want) == len(WIDTHS) * (len(DEPTHS) + len(ROM_DEPTHS))
+    assert len(want) == len(WIDTHS) * (len(KINDS) * len(DEPTHS) + len(ROM_DEPTHS))
     assert got == want
 
 
