@@ -174,6 +174,7 @@ def test_the_command_says_where_what_is_done_is_and_ends_with_130(
     assert f"what was done is in {tmp_path}; run again to go on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_of_dask_give_what_one_process_gives(tmp_path: Path) -> None:
     found = some("bits=4,5,8", "rows=2,4")
     want = explore(found, Work(), Notes(tmp_path / "one.jsonl"), pretend)

@@ -51,8 +51,9 @@ def product() -> Job:
     return replace(job, memory=words)
 
 
-#: cocotb's build for Verilator takes long, and Icarus runs the same testbench.
-RTL_WITH_SLOW = [pytest.param(b, marks=[pytest.mark.slow] * (b == "cocotb-verilator")) for b in RTL]
+#: What takes long, where Verilator and cocotb with Icarus run the same quickly.
+_SLOW = ("icarus", "cocotb-verilator")
+RTL_WITH_SLOW = [pytest.param(b, marks=[pytest.mark.slow] * (b in _SLOW)) for b in RTL]
 
 
 @pytest.mark.parametrize("back_end", RTL_WITH_SLOW)
@@ -145,7 +146,10 @@ def test_a_machine_that_is_not_done_in_time_is_given_up(back_end: str) -> None:
         execute([product()], back_end, limit=5)
 
 
-@pytest.mark.parametrize(("back_end", "unit"), [("amaranth", 10**9), ("icarus", 3)])
+@pytest.mark.parametrize(
+    ("back_end", "unit"),
+    [pytest.param("amaranth", 10**9, marks=pytest.mark.slow), ("icarus", 3)],
+)
 def test_trace_holds_the_window(back_end: str, unit: int, tmp_path: Path) -> None:
     path = tmp_path / "wave.vcd"
     whole = execute([product()], back_end, trace=Trace(tmp_path / "whole.vcd"))
