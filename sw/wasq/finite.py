@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import nn
+
+#: What is looked at together, so that little memory is needed on the way.
+_VALUES_AT_A_TIME: Final = 1 << 20
 
 
 def check_finite(values: torch.Tensor, what: str) -> None:
@@ -63,4 +68,5 @@ def check_activations(model: nn.Module, *inputs: torch.Tensor) -> None:
 def _bad(values: torch.Tensor) -> int:
     if not (values.is_floating_point() or values.is_complex()):
         return 0
-    return int((~torch.isfinite(values)).sum())
+    parts = torch.split(values.reshape(-1), _VALUES_AT_A_TIME)
+    return sum([int((~torch.isfinite(part)).sum()) for part in parts])

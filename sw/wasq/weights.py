@@ -12,7 +12,7 @@ from sw.scale import BLOCK, MAX_SPREAD
 from sw.tensor import decode, encode, expand_blocks, exponents, limit_spread, word_dtype
 from sw.wasq.config import LayerConfig, WeightScale
 
-_VALUES_AT_A_TIME: Final = 1 << 22
+_VALUES_AT_A_TIME: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
