@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib import wiring
+from amaranth.lib.wiring import connect, flipped
 
 from hw.activation_buffer import ActivationBuffer
 from hw.array import SystolicArray
 from hw.column_tail import BUFFER
-from hw.controller import INSTRUCTION, STATUS, Controller
+from hw.controller import Controller
 from hw.counters import Counters
 from hw.cycle_count import SIZE_BITS, CycleCount
 from hw.decoder import Decoder
 from hw.edge import ArrayEdge
 from hw.feeder import Feeder
-from hw.host_port import HostPort, host_layout, results_layout
+from hw.host_port import HostPort
 from hw.instruction_check import InstructionCheck
 from hw.issuer import IssueMode, Issuer
+from hw.machine_ports import machine_ports
 from hw.planner import Planner
 from hw.range_check import RangeCheck
 from hw.registers import RegisterFile
@@ -71,15 +72,7 @@ class Atreides(wiring.Component):
         self.config = config
         self.target = target
         self.resets = ResetChain(reset)
-        super().__init__(
-            {
-                "instructions": In(stream.Signature(INSTRUCTION)),
-                "host": In(stream.Signature(host_layout(config))),
-                "results": Out(stream.Signature(results_layout(config))),
-                "status": Out(stream.Signature(STATUS)),
-                "busy": Out(1),
-            }
-        )
+        super().__init__(machine_ports(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, ResetInserter, Signal, Value
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import wiring
 
 from hw.column_drain import ColumnDrain
-from hw.controller import INSTRUCTION, STATUS
-from hw.host_port import SHIFT_OFFSET, host_layout, results_layout
+from hw.host_port import SHIFT_OFFSET
+from hw.machine_ports import machine_ports
 from hw.operand_feed import OperandFeed
 from hw.serial_assembly import Flags, Input, Output
 from hw.serial_microcode import Microcode
@@ -60,15 +59,7 @@ class SerialAtreides(wiring.Component):
         self.config = config
         self.target = target
         self.reset = reset
-        super().__init__(
-            {
-                "instructions": In(stream.Signature(INSTRUCTION)),
-                "host": In(stream.Signature(host_layout(config))),
-                "results": Out(stream.Signature(results_layout(config))),
-                "status": Out(stream.Signature(STATUS)),
-                "busy": Out(1),
-            }
-        )
+        super().__init__(machine_ports(config))
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
