@@ -20,6 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from atreides.machine_options import machine_command, write_text
+from atreides.termination import ending_in_order
 from hw import fit, fit_search
 from hw.board_flow import BoardClock, Built, Flow
 from hw.board_tools import DoesNotFit, FlowError
@@ -65,7 +66,8 @@ def build(
     model of `atreides fit` cannot tell, a line says so. `--force` tries anyway.
 
     Exit status 0; 2 for a mistake of yours, a tool that fails, a machine that does not fit or a
-    frequency that does not close: then there is no bitstream, not even an older one.
+    frequency that does not close: then there is no bitstream, not even an older one. Nor is there
+    after Ctrl-C (130) or SIGTERM (143); the tools end with the command, the logs stay.
     """
     try:
         chosen = find_board(board)
@@ -76,7 +78,7 @@ def build(
         raise typer.BadParameter(str(error)) from None
     console = Console(stderr=True)
     try:
-        with _stages(console) as stages:
+        with ending_in_order(), _stages(console) as stages:
             if not force and fit.is_known(chosen):
                 judge(chosen, config, stages, console)
             report = job.run(wanted, stages)
@@ -163,9 +165,12 @@ class Job:
             built = flow.build(megahertz)
             found = self._report(built, stages, built.bitstream.read_bytes())
             os.replace(built.bitstream, self.bitstream)
+            write_text(self.report, json.dumps(found, indent=2) + "\n")
+        except BaseException:  # both or none
+            self.bitstream.unlink(missing_ok=True)
+            raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        write_text(self.report, json.dumps(found, indent=2) + "\n")
         return found
 
     def top(self, clock: BoardClock) -> BoardTop:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from hw.boards import Board
 from hw.fit_placer import LOGIC_CELLS, placed_tables
@@ -92,6 +95,9 @@ class DoesNotFit(FlowError):
 def run_tool(command: Sequence[str], folder: Path, log: Path) -> None:
     """Run a tool in a folder with all that it says in a log.
 
+    Its temporary files go to the folder. Where an exception ends the wait, Ctrl-C for one, the tool
+    and what it started are ended first.
+
     Raises
     ------
     FlowError
@@ -100,15 +106,32 @@ def run_tool(command: Sequence[str], folder: Path, log: Path) -> None:
     name = Path(command[0]).name
     try:
         with log.open("w", encoding="utf-8") as file:
-            done = subprocess.run(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
-            )
+            status = _wait(command, folder, file)
     except FileNotFoundError:
         raise FlowError(f"{name} must be installed") from None
-    if done.returncode:
+    if status:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         said = " | ".join(lines[-_LINES:]) or "nothing"
-        raise FlowError(f"{name} failed with status {done.returncode}, saying {said}; see {log}")
+        raise FlowError(f"{name} failed with status {status}, saying {said}; see {log}")
+
+
+def _wait(command: Sequence[str], folder: Path, file: IO[str]) -> int:
+    variables = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        env=variables,
+        start_new_session=True,
+    ) as tool:
+        try:
+            return tool.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(tool.pid, signal.SIGKILL)
+            raise
 
 
 def find_tool(name: str) -> str:

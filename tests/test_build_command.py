@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import stat
-from contextlib import nullcontext
+import sys
+import time
+from contextlib import nullcontext, suppress
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,6 +148,44 @@ def test_a_tool_that_fails_says_its_last_lines_and_where_its_log_is(tmp_path: Pa
     assert log.read_text() == "a\n\nb\n"
     with pytest.raises(FlowError, match=r"^no-such-tool must be installed$"):
         run_tool(["no-such-tool"], tmp_path, log)
+
+
+def waiting(flow: Flow, _: float | None) -> None:
+    """A flow whose tool starts another, tells its number and where its files go, and waits."""
+    flow.folder.joinpath("half-written").touch()
+    script = "sleep 60 & echo $! $TMPDIR > number.new; mv number.new number; wait"
+    run_tool(["sh", "-c", script], flow.folder, flow.logs / "place.log")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_build_that_is_ended_leaves_no_work_and_no_tool(
+    number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flow, "build", waiting)
+    name = "ulx3s-12f-sf3-1x1"
+    work = tmp_path / f"{name}.work"
+    for suffix in (".bit", ".json"):
+        tmp_path.joinpath(f"{name}{suffix}").write_text("old")
+    words = ["build", "--board", "ulx3s-12f", "--force", "-o", str(tmp_path), *SIZES]
+    running = get_context("fork").Process(target=lambda: sys.exit(main(words)))
+    running.start()
+    deadline = time.monotonic() + 60
+    while not (work / "number").exists() and running.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    tool, temporary = (work / "number").read_text().split()
+    assert temporary == str(work)
+    os.kill(running.pid, number)
+    running.join(20)
+    assert running.exitcode == status
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.logs"]
+    assert not is_running(int(tool))
+
+
+def is_running(number: int) -> bool:
+    """Whether a process is there and has not ended: one that ended waits for its new parent."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_what_does_not_fit_is_told_with_how_much_is_missing() -> None:
