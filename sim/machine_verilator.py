@@ -47,6 +47,9 @@ _COMPILE: Final = (
 )
 #: What is compiled for a few cycles is not optimised.
 _QUICK: Final = ("-O0",)
+#: Files for g++ of what runs every cycle, and bytes of Verilator's C++ above which there are more.
+_LEAST_FILES: Final = 2
+_UNIT_BYTES: Final = 2 << 20
 _LIBRARY: Final = ("verilated.cpp", "verilated_threads.cpp")
 
 
@@ -195,7 +198,7 @@ def _compile(work: Path, trace: str, driver: Path, last: Sequence[str]) -> None:
     include = [f"-I{path}" for path in (work / "model", root / "include", root / "include/vltstd")]
     flags = [*_COMPILE, *defines, *include]
     units = _units(work, driver)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(max(2, _processors())) as pool:
         runs = [
             pool.submit(_call, ["g++", *level, *flags, *last, "-c", str(u), "-o", f"{u}.o"], log)
             for u, level in units
@@ -211,18 +214,33 @@ def _compile(work: Path, trace: str, driver: Path, last: Sequence[str]) -> None:
 
 def _units(work: Path, driver: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """The files to compile, with how hard: Verilator's headers alone take g++ two seconds, so two
-    files hold all that runs every cycle, and one all that runs once.
+    files hold all that runs every cycle, and one all that runs once; of a large netlist more, as
+    many as there are processors.
     """
     files = sorted(work.joinpath("model").glob("*.cpp"), key=lambda f: (-f.stat().st_size, f))
     quick = [f for f in files if not f.stem.endswith("Slow")]
     slow = [f for f in files if f.stem.endswith("Slow")]
     units = []
-    groups = ((quick[::2], "-O2"), ([*quick[1::2], driver], "-O2"), (slow, "-O0"))
+    often = _shares(quick, _LEAST_FILES)
+    often[-1].append(driver)
+    groups = [(group, "-O2") for group in often] + [(group, "-O0") for group in _shares(slow, 1)]
     for number, (group, level) in enumerate(groups):
         unit = work / f"unit{number}.cpp"
         unit.write_text("".join(f'#include "{f}"\n' for f in group))
         units.append((unit, (level,)))
     return units
+
+
+def _shares(files: Sequence[Path], least: int) -> list[list[Path]]:
+    """Files, the largest first, dealt out to so many units that none is huge."""
+    size = sum(file.stat().st_size for file in files)
+    count = max(least, min(_processors(), size // _UNIT_BYTES))
+    return [list(files[start::count]) for start in range(count)]
+
+
+def _processors() -> int:
+    """Of this computer."""
+    return os.cpu_count() or 1
 
 
 def _library_object(source: Path, flags: Sequence[str], log: Path) -> Path:

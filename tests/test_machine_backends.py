@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,29 @@ def test_crashing_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(machine_verilator, "build", lambda *_: crash)
     with pytest.raises(SimulationFailed, match="the verilated model died"):
         execute([product()], "verilator")
+
+
+@pytest.mark.parametrize(("least", "count"), [(1, 1), (2, 2), (3, 3)])
+def test_files_of_a_small_model_go_to_few_units(tmp_path: Path, least: int, count: int) -> None:
+    files = [tmp_path / f"{n}.cpp" for n in range(7)]
+    for file in files:
+        file.write_text("//")
+    shares = machine_verilator._shares(files, least)
+    assert len(shares) == count
+    assert sorted(file for share in shares for file in share) == files
+
+
+def test_files_of_a_large_model_go_to_a_unit_per_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_verilator, "_UNIT_BYTES", 10)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    files = [tmp_path / f"{n}.cpp" for n in range(7)]
+    for file in files:
+        file.write_text(10 * "/")
+    shares = machine_verilator._shares(files, 2)
+    assert len(shares) == 5
+    assert sorted(file for share in shares for file in share) == files
 
 
 def test_a_model_that_does_not_compile_is_told() -> None:
