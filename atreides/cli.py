@@ -224,9 +224,14 @@ def application(words: Sequence[str], subcommands: Sequence[Subcommand]) -> type
     for subcommand in subcommands:
         function = subcommand.load() if subcommand.name == chosen else subcommand.stand_in()
         more = inspect.getdoc(function) if subcommand.name == chosen else None
-        text = subcommand.summary + "\n\n" + (more or "").partition("\n")[2].strip()
+        text = subcommand.summary + "\n\n" + _paragraphs((more or "").partition("\n")[2])
         app.command(subcommand.name, help=text)(function)
     return app
+
+
+def _paragraphs(text: str) -> str:
+    """Paragraphs of a line each: the terminal breaks them, not the source."""
+    return "\n\n".join(" ".join(p.split()) for p in text.strip().split("\n\n"))
 
 
 def sentence(error: TyperException) -> str:

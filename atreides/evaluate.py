@@ -133,7 +133,7 @@ def measure(
         other = (
             language.module
             if opened.config is None
-            else load_language(opened.float_spec, device, wishes.tokenizer).module
+            else load_language(opened.float_spec, device, opened.tokenizer).module
         )
     state = wishes.resume or _state(wishes, opened, corpus)
     kept = f"the windows done are kept in {state.parent}: run the same again to go on"

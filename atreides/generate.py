@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Annotated, Final
 
 import torch
@@ -52,6 +53,10 @@ def generate(
         float, typer.Option(metavar="T", help="0 for the most likely token; else draw.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the draws.")] = 0,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="tokenizer.json or .bin of a folder or file, if apart."),
+    ] = None,
 ) -> None:
     """Generate text with a language model on the machine.
 
@@ -65,10 +70,12 @@ def generate(
     the array computes it, but not compiled; so are a Hugging Face folder, a file and a function in
     float32. The machine's options are not for these.
     """
-    if is_file_of_model(model):
-        tell(model, prompt, tokens, temperature, seed)
+    if model not in LANGUAGES or is_file_of_model(model):
+        tell(model, prompt, tokens, temperature, seed, tokenizer)
         return
     options = NetworkOptions(backend=backend, check=check)
+    if tokenizer is not None:
+        raise typer.BadParameter(f"tokenizer must be left out: {model} has its own")
     try:
         check_options(options)
         check_temperature(temperature)

@@ -23,11 +23,19 @@ def is_file_of_model(spec: str) -> bool:
     return ":" in spec or Path(spec).suffix.lower() in READERS or Path(spec).exists()
 
 
-def tell(spec: str, prompt: str, tokens: int, temperature: float, seed: int) -> None:
+def tell(
+    spec: str,
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    seed: int,
+    tokens_file: Path | None = None,
+) -> None:
     """Print a prompt and the tokens that a model adds to it."""
     with told_mistakes("add fewer --tokens"):
         check_temperature(temperature)
-        language = open_model(spec, "cuda" if torch.cuda.is_available() else "cpu").language
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        language = open_model(spec, device, tokens_file).language
         tokenizer = language.tokenizer
         known = ([] if tokenizer.bos is None else [tokenizer.bos]) + tokenizer.encode(prompt)
         if not known:

@@ -40,6 +40,8 @@ class Job:
     data : torch.Tensor ``[n, T]``
     judged : Corpus or None
         What the healed model is evaluated on.
+    tokenizer : str or None
+        As ``spec``, where it was read from, if not beside the model.
     """
 
     spec: str
@@ -48,6 +50,7 @@ class Job:
     calibration: str
     data: torch.Tensor
     judged: Corpus | None
+    tokenizer: str | None = None
 
 
 def load_job(
@@ -72,7 +75,8 @@ def load_job(
     data = windows(corpus, window or min(512, language.context))
     named = f"{corpus.name}:{corpus.split}"
     calibration = named if is_named else absolute(text)
-    return Job(absolute(spec), language, corpus, calibration, data, other)
+    beside = None if tokenizer is None else absolute(str(tokenizer))
+    return Job(absolute(spec), language, corpus, calibration, data, other, beside)
 
 
 def words_of(begin: Path, job: Job, config: SFConfig) -> dict[str, QuantizedWeight]:
@@ -85,7 +89,7 @@ def words_of(begin: Path, job: Job, config: SFConfig) -> dict[str, QuantizedWeig
     """
     if describe(begin).source.get("sha256") != job.language.sha256:
         raise ValueError(f"{begin} must be a checkpoint of {job.spec}, not of another model")
-    other = load_language(job.spec, "cpu").module
+    other = load_language(job.spec, "cpu", job.tokenizer and Path(job.tokenizer)).module
     load(begin, other)
     found = {n: m.weight for n, m in other.named_modules() if isinstance(m, QuantizedLayer)}
     own = dict(job.language.module.named_parameters())

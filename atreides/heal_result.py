@@ -68,6 +68,8 @@ class Result:
             **self.spent,
             **{"calibration": job.calibration, "calibration_sha256": job.text.sha256},
         }
+        if job.tokenizer is not None:
+            told["tokenizer"] = job.tokenizer
         save(job.language.module, self.used, output, told)
         total = sum(words.words.numel() for words in healed.weights.values())
         loss = f", loss {healed.losses[-1]:.4f}" if healed.losses else ""

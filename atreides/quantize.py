@@ -154,7 +154,7 @@ def quantize(
         wanted = read_config(config, options, override or ())
         language = load_language(model, place, tokenizer)
         targets(language.module, wanted)
-        bits = quantize_language(model, language, wanted, wishes, output)
+        bits = quantize_language(model, language, wanted, wishes, output, tokenizer)
     size = sum(path.stat().st_size for path in output.iterdir())
     Console().print(
         f"{output}: {size / 1e6:,.1f} MB, {bits:.3f} bits a weight, "
@@ -165,9 +165,16 @@ def quantize(
 
 
 def quantize_language(
-    spec: str, language: LanguageModel, config: SFConfig, wishes: Wishes, output: Path
+    spec: str,
+    language: LanguageModel,
+    config: SFConfig,
+    wishes: Wishes,
+    output: Path,
+    tokenizer: Path | None = None,
 ) -> float:
     """Quantize a model in place and save it; the effective bits of a weight.
+
+    ``tokenizer``: where it was read from, if not beside the model.
 
     Raises
     ------
@@ -204,6 +211,8 @@ def quantize_language(
         "tokens": 0 if tokens is None else tokens.numel(),
         "trained": 0.0,
     }
+    if tokenizer is not None:
+        source |= {"tokenizer": absolute(str(tokenizer))}
     if corpus is not None:
         source |= {"calibration": absolute(wishes.calibration), "calibration_sha256": corpus.sha256}
     save(language.module, config, output, source)

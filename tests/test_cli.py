@@ -63,6 +63,13 @@ def test_every_option_says_what_it_is_for(name: str) -> None:
     assert [option.name for option in command.params if not getattr(option, "help", None)] == []
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_broken_by_the_terminal_and_not_by_the_source(name: str) -> None:
+    command = typer.main.get_command(application([name], SUBCOMMANDS)).commands[name]
+    assert all(command.help.split("\n\n")), "an empty paragraph"
+    assert "\n" not in command.help.replace("\n\n", "")
+
+
 def test_help_imports_no_heavy_package() -> None:
     code = (
         "import sys; from atreides.cli import main; main(['--help']);"

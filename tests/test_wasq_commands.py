@@ -55,6 +55,26 @@ def test_what_is_quantized_is_what_is_evaluated(folder: Path, capsys) -> None:
     assert (quantized.method, quantized.weight_bits, plain.method) == ("vanilla", 4, "float")
 
 
+def test_a_checkpoint_knows_a_tokenizer_that_lies_apart(folder: Path, capsys) -> None:
+    apart = folder / "apart.json"
+    (folder / "small" / "tokenizer.json").rename(apart)
+    text, told = folder / "text.txt", ["--text", folder / "text.txt", "--window", 32, *CPU]
+    assert run("quantize", folder / "small", "-o", folder / "q", *CPU) == 2
+    assert run("quantize", folder / "small", "-o", folder / "q", "--tokenizer", apart, *CPU) == 0
+    healing = ["--steps", 1, "--window", 32, "--tokenizer", apart, "--text", text, *CPU]
+    assert run("heal", folder / "small", "-o", folder / "h", *healing) == 0
+    assert run("evaluate", folder / "q", *told) == 0
+    for checkpoint in ("q", "h"):
+        assert run("generate", folder / checkpoint, "--prompt", "the", "--tokens", 2) == 0
+    capsys.readouterr()
+    apart.rename(folder / "moved.json")
+    assert run("generate", folder / "q", "--prompt", "the") == 2
+    assert "or a tokenizer be given" in capsys.readouterr().err
+    moved = ["--tokenizer", folder / "moved.json", "--tokens", 2]
+    assert run("generate", folder / "q", "--prompt", "the", *moved) == 0
+    assert run("generate", "stories260k", "--tokenizer", folder / "moved.json") == 2
+
+
 def test_steps_are_named_and_recovery_is_told(folder: Path, monkeypatch) -> None:
     model, text, log = folder / "small", folder / "text.txt", folder / "log.jsonl"
     other = folder / "other.txt"

@@ -32,6 +32,8 @@ class OpenedModel:
         What the checkpoint says of its making; empty for a float model.
     sha256 : str
         Of the checkpoint's tensors, or the float model's.
+    tokenizer : Path or None
+        Where the tokenizer was read from, if not beside the float model.
     """
 
     language: LanguageModel
@@ -39,12 +41,15 @@ class OpenedModel:
     config: SFConfig | None
     source: Mapping[str, Any]
     sha256: str
+    tokenizer: Path | None = None
 
 
 def open_model(
     spec: str, device: torch.device | str = "cpu", tokenizer: Path | None = None
 ) -> OpenedModel:
     """Load a model of :func:`load_language`, or a checkpoint directory with the model it is of.
+
+    A checkpoint knows the tokenizer that it was made with; ``tokenizer`` goes before.
 
     Raises
     ------
@@ -53,15 +58,22 @@ def open_model(
     """
     if not (Path(spec).is_dir() and is_checkpoint(spec)):
         language = load_language(spec, device, tokenizer)
-        return OpenedModel(language, spec, None, {}, language.sha256)
+        return OpenedModel(language, spec, None, {}, language.sha256, tokenizer)
     told = describe(spec)
     origin = told.source.get("model")
     if not isinstance(origin, str) or (Path(origin).is_dir() and is_checkpoint(origin)):
         raise ModelError(f"{spec} must say in its source what float model it is of")
+    tokenizer = tokenizer or _tokenizer(told.source)
     language = load_language(origin, "cpu", tokenizer)
     if told.source.get("sha256") not in (None, language.sha256):
         raise ModelError(f"{spec} must be of the model {origin} as it is now: hashes differ")
     module = load(spec, language.module).to(device)
     return OpenedModel(
-        replace(language, module=module), origin, told.config, told.source, told.sha256
+        replace(language, module=module), origin, told.config, told.source, told.sha256, tokenizer
     )
+
+
+def _tokenizer(source: Mapping[str, Any]) -> Path | None:
+    """The file that a checkpoint's maker gave, if it is still there."""
+    named = source.get("tokenizer")
+    return Path(named) if isinstance(named, str) and Path(named).is_file() else None
