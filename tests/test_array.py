@@ -141,20 +141,26 @@ def back_to_back(format: SFx, shape: tuple[int, int], count: int, seed: int) -> 
     return slices
 
 
-@pytest.mark.parametrize("hold", [True, False])
-@pytest.mark.parametrize("target", ["generic", "ecp5"])
+#: Formats and sides.
+ARRAYS = [
+    (3, True, 2, 2),
+    (4, True, 3, 3),
+    (5, False, 1, 4),
+    (8, True, 4, 2),
+    (8, False, 2, 3),
+    (11, True, 5, 1),
+    (16, True, 3, 4),
+    (16, False, 2, 2),
+    (3, False, 1, 1),
+]
+
+
 @pytest.mark.parametrize(
-    ("bits", "unity", "rows", "columns"),
-    [
-        (3, True, 2, 2),
-        (4, True, 3, 3),
-        (5, False, 1, 4),
-        (8, True, 4, 2),
-        (8, False, 2, 3),
-        (11, True, 5, 1),
-        (16, True, 3, 4),
-        (16, False, 2, 2),
-        (3, False, 1, 1),
+    ("bits", "unity", "rows", "columns", "target", "hold"),
+    [  # the edge holds, the cells are made for a target: every array has both of both
+        (*array, target, (target == "generic") ^ (number % 2))
+        for number, array in enumerate(ARRAYS)
+        for target in ("generic", "ecp5")
     ],
 )
 def test_every_sum_leaves_in_its_cycle(bits, unity, rows, columns, target, hold):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw.link import Link
-from sim.link_bench import CLOCK, BenchPort
+from sim.link_bench import CLOCK, Asked, BenchPort
 from sim.link_port import Faults, FaultyPort
 from sw.config import MachineConfig
 from sw.isa import Fault
@@ -70,10 +70,17 @@ def numbered(program: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(enumerate(program, 1))
 
 
-def test_a_board_does_what_a_host_asks_and_the_host_finds_all_of_it() -> None:
+@pytest.fixture(scope="module")
+def on_a_good_line() -> tuple[Asked, list[Any]]:
+    """What a machine is asked in a session, and what the host finds."""
     port = BenchPort(CONFIG)
-    assert all(session(port))
-    asked = port.asked
+    found = session(port)
+    return port.asked, found
+
+
+def test_a_board_does_what_a_host_asks_and_the_host_finds_all_of_it(on_a_good_line: Any) -> None:
+    asked, found = on_a_good_line
+    assert all(found)
     assert asked.resets == 1
     assert len(asked.programs) == 2
     written = [a for a in asked.accesses if a[0] == Space.TILES and a[1]]
@@ -83,14 +90,14 @@ def test_a_board_does_what_a_host_asks_and_the_host_finds_all_of_it() -> None:
     assert cleared == [(Space.COLUMN_PARAMETERS, 1, n, (0,)) for n in range(12)]
 
 
-@pytest.mark.parametrize("seed", [0, 2])
-def test_on_a_bad_line_nothing_is_lost_and_nothing_done_twice(seed: int) -> None:
-    clean = BenchPort(CONFIG)
-    session(clean)
+@pytest.mark.parametrize("seed", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_on_a_bad_line_nothing_is_lost_and_nothing_done_twice(
+    seed: int, on_a_good_line: Any
+) -> None:
     bench = BenchPort(CONFIG)
     port = FaultyPort(bench, Faults(**{**vars_of(NOISE), "seed": seed}))
     assert all(session(port))
-    assert bench.asked == clean.asked
+    assert bench.asked == on_a_good_line[0]
     assert sum(port.done.values()) > 3
 
 
