@@ -286,16 +286,14 @@ def _build(
         arguments += ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique"]
         # one function for a thousand gates takes g++ minutes, a hundred small ones seconds
         arguments += ["--output-split-cfuncs", "100"]
-        runtime = _runtime_directory()
-        for name in RUNTIME_OBJECTS:
-            if (runtime / name).exists():
-                shutil.copy(runtime / name, work / name)
+        runtime = _runtime_directory(arguments)
     log = work / "build.log"
     with tool_environment():
         runner = get_runner(simulator)
-        if simulator == "verilator" and visible is not None:
+        if simulator == "verilator":
             runner = _QuickVerilator()
             runner.visible = visible
+            runner.kept = [str(runtime / n) for n in RUNTIME_OBJECTS if (runtime / n).exists()]
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 runner.build(
@@ -314,21 +312,27 @@ def _build(
 
 
 class _QuickVerilator(Verilator):
-    """Cocotb's runner, but with only some of the top's signals visible to the testbench.
+    """Cocotb's runner, but objects of the run time are kept, and if that is said only some of the
+    top's signals are visible to the testbench.
 
     Cocotb makes every signal public, which keeps Verilator from optimising: with thousands of
     signals it compiles and runs several times slower.
     """
 
-    visible: Sequence[str] = ()
+    visible: Sequence[str] | None = None
+    kept: Sequence[str] = ()
 
     def _build_command(self) -> list[list[str]]:
-        control = self.build_dir / "visible.vlt"
-        rules = (f'public_flat_rw -module "{self.hdl_toplevel}" -var "{n}"' for n in self.visible)
-        control.write_text("\n".join(["`verilator_config", *rules, ""]), encoding="utf-8")
-        commands = super()._build_command()
-        commands[0][commands[0].index("--public-flat-rw")] = str(control)
-        return commands
+        verilate, *make = super()._build_command()
+        if self.visible is not None:
+            control = self.build_dir / "visible.vlt"
+            top = self.hdl_toplevel
+            rules = (f'public_flat_rw -module "{top}" -var "{name}"' for name in self.visible)
+            control.write_text("\n".join(["`verilator_config", *rules, ""]), encoding="utf-8")
+            verilate[verilate.index("--public-flat-rw")] = str(control)
+        # make takes objects for old that are older than the makefile, which Verilator writes
+        copy = [["cp", *self.kept, str(self.build_dir)]] if self.kept else []
+        return [verilate, *copy, *make]
 
 
 def _keep_runtime(work: Path, runtime: Path) -> None:
@@ -341,10 +345,10 @@ def _keep_runtime(work: Path, runtime: Path) -> None:
             os.replace(copy, runtime / name)
 
 
-def _runtime_directory() -> Path:
+def _runtime_directory(arguments: Sequence[str]) -> Path:
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=False)
-    versions = (simulator_version("verilator"), compiler.stdout, verilator_root())
-    key = hashlib.sha256(repr(versions).encode()).hexdigest()
+    parts = (simulator_version("verilator"), compiler.stdout, verilator_root(), list(arguments))
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()
     return CACHE / "verilator-runtime" / key[:24]
 
 

@@ -1,8 +1,9 @@
 """Every unit against the integer model: cocotb under Icarus and Verilator, and Amaranth.
 
-The quick tests take every unit in every width with unity on and off and with both roundings;
-every input where that is few, else corners and seeded random vectors. The slow tests take every
-input wherever the operands have at most 16 bits together, and every multiplier in every unit.
+The quick tests take every unit in every width with unity on and off and with both roundings under
+Icarus, and one variant per width in Amaranth; every input where that is few, else corners and
+seeded random vectors. The slow tests take every input wherever the operands have at most 16 bits
+together, and every multiplier in every unit, under both simulators.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from sim.units import ALL_BITS, UNITS, rotate
 
 #: Units that share a harness, because each build costs seconds; and their vectors per case.
 GROUPS = {
-    "multipliers": (("multiplier", "product", "fma"), 256),
-    "drain": (("drain",), 256),
+    "multipliers": (("multiplier", "product", "fma"), 128),
+    "drain": (("drain",), 128),
     "words": (
         (
             "encoder",
@@ -38,7 +39,7 @@ GROUPS = {
             "unity-detector",
             "cycle-count",
         ),
-        1024,
+        512,
     ),
     "streams": (("fma-stream",), 150),
     "clocked": (("mac", "operand-hold", "shift-register"), 400),
@@ -64,34 +65,35 @@ def test_every_unit_is_in_a_group() -> None:
     assert sorted(unit for units, _ in GROUPS.values() for unit in units) == sorted(UNITS)
 
 
-#: Verilator compiles for half a minute what Icarus runs in seconds: one group of it is quick.
-QUICK = {("icarus", group) for group in GROUPS} | {("verilator", "words")}
-
-
-@pytest.mark.parametrize(
-    ("group", "simulator"),
-    [
-        pytest.param(g, s, marks=() if (s, g) in QUICK else pytest.mark.slow)
-        for g in GROUPS
-        for s in SIMULATORS
-    ],
-)
-def test_units_equal_the_integer_model_under_cocotb(group: str, simulator: str) -> None:
-    units, limit = GROUPS[group]
-    cases = cases_of(units)
-    check(cases, plan_of(cases, limit), simulator)
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_units_equal_the_integer_model_in_amaranth(group: str) -> None:
-    units, limit = GROUPS[group]
-    # one variant per unit and width here, another one for the next width; all in the slow test
-    cases = [
+def one_variant_per_width(units: Sequence[str]) -> list[Case]:
+    """Another variant for the next width."""
+    return [
         found[number % len(found)]
         for unit in units
         for number, bits in enumerate(ALL_BITS)
         if (found := list(UNITS[unit]((bits,))))
     ]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_units_equal_the_integer_model_under_icarus(group: str) -> None:
+    units, limit = GROUPS[group]
+    cases = cases_of(units)
+    check(cases, plan_of(cases, limit), "icarus")
+
+
+#: Verilator compiles for half a minute what Icarus runs in seconds: one group of it is quick.
+@pytest.mark.parametrize("group", ["words", pytest.param("clocked", marks=pytest.mark.slow)])
+def test_units_equal_the_integer_model_under_verilator(group: str) -> None:
+    units, limit = GROUPS[group]
+    cases = one_variant_per_width(units) if group == "words" else cases_of(units)
+    check(cases, plan_of(cases, limit), "verilator")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_units_equal_the_integer_model_in_amaranth(group: str) -> None:
+    units, limit = GROUPS[group]
+    cases = one_variant_per_width(units)
     check(cases, plan_of(cases, min(limit, 300)), "amaranth")
 
 
@@ -178,6 +180,15 @@ def test_one_wrong_output_is_reported_with_all_that_is_needed_to_repeat_it(simul
     (line,) = board.report().splitlines()
     for part in ("adder", "seed 7", "a=0x11", "got o=0x0", "want o=0x14"):
         assert part in line
+
+
+@pytest.mark.slow
+def test_verilators_run_time_is_compiled_once() -> None:
+    for broken_at in (2, 3):
+        design = Adder(broken_at)
+        made = runner.compile_design(design, "verilator", top="adder", visible=("a", "o"))
+    assert "Vtop__ALL.cpp" in (made / "build.log").read_text()
+    assert "verilated_vpi.cpp" not in (made / "build.log").read_text()
 
 
 @pytest.mark.parametrize("simulator", ["icarus", "amaranth"])
