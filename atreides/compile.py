@@ -30,7 +30,7 @@ from sw.compiler.compile import (
 )
 from sw.compiler.compile import compile as compile_network
 from sw.compiler.options import ACTIVATION_MODES, CompileOptions
-from sw.compiler.report import OTHER_CONTROL, host_parts
+from sw.compiler.report import host_parts
 from sw.config import MachineConfig
 from sw.datasets import DatasetError
 from sw.importers import Loaded
@@ -263,8 +263,6 @@ def show(name: str, artefact: Artefact, console: Console) -> None:
     table.add_section()
     table.add_row("all", *_figures(report["total"]), "")
     console.print(table)
-    if config.control != "parallel":
-        console.print(OTHER_CONTROL)
     host = Table(title="On the host, in float32")
     for column in ("operation", "times", "why"):
         host.add_column(column, justify="right" if column == "times" else "left")

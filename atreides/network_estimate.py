@@ -18,7 +18,6 @@ from sw.compiler.schedule import Schedule
 from sw.compiler.scheduler import schedule
 from sw.compiler.traffic import Traffic, setup_traffic
 from sw.config import MachineConfig
-from sw.estimate import check_timed
 from sw.importers import load
 
 if TYPE_CHECKING:
@@ -70,9 +69,8 @@ class Estimate:
 
     @classmethod
     def of(cls, network: Network, link: Link) -> Estimate:
-        """The estimate of a network; ValueError if its machine's control is not parallel."""
+        """The estimate of a network."""
         plan = network.plan
-        check_timed(plan.config)
         layers = tuple(cost(plan, network.schedule, link))
         host = sum(p.macs for p in plan.placements if not p.on_array)
         setup = setup_traffic(network.schedule)

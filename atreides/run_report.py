@@ -63,7 +63,7 @@ def _programs(artefact: Artefact, finished: Finished) -> list[dict[str, Any]]:
                 "layers": list(layers),
                 "runs": tally.runs,
                 "macs": needed,
-                "utilisation": needed / max(1, cells * cycles),
+                "utilisation": needed / (cells * cycles) if cycles else None,
                 "counters": {c.name.lower(): n for c, n in tally.counters.items()},
             }
         )
@@ -108,9 +108,9 @@ def show(directory: Path, artefact: Artefact, options: NetworkOptions, finished:
             table.add_row(
                 _named(row["layers"]),
                 f"{row['runs']:,}",
-                f"{counters['cycles']:,}",
+                f"{counters['cycles']:,}" if counters["cycles"] else "-",
                 f"{row['macs']:,}",
-                f"{row['utilisation']:.1%}",
+                "-" if row["utilisation"] is None else f"{row['utilisation']:.1%}",
             )
         console.print(table)
     for name, output in zip(artefact.plan.graph.outputs, finished.outputs, strict=True):

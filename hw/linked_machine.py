@@ -9,9 +9,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.link import Link
-from hw.machine import make_machine
+from hw.machine import make_machine, reset_cycles
 from hw.memory_attributes import CLOCKED_READS
-from hw.reset_chain import RESET_CYCLES
 from hw.uart import join_line
 from sw.config import MachineConfig
 from sw.link import (
@@ -87,9 +86,10 @@ class ServedMachine(wiring.Component):
 
     def _reset(self, m: Module, asked: Signal) -> Signal:
         """Whether the machine is reset: for long enough to reach all of it."""
-        left, resetting = Signal(range(RESET_CYCLES + 1)), Signal()
+        cycles = reset_cycles(self.greeting.config) - 1
+        left, resetting = Signal(range(cycles + 1)), Signal()
         with m.If(self.reset | asked):
-            m.d.sync += left.eq(RESET_CYCLES)
+            m.d.sync += left.eq(cycles)
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
         m.d.sync += resetting.eq(self.reset | asked | (left != 0))

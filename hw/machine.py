@@ -5,8 +5,14 @@ from __future__ import annotations
 from amaranth.hdl import Signal
 
 from hw.core import Atreides
+from hw.reset_chain import RESET_CYCLES
 from hw.serial_core import SerialAtreides
 from sw.config import MachineConfig
+
+
+def reset_cycles(config: MachineConfig) -> int:
+    """Cycles that a machine's reset must last: serial control has one register for all of it."""
+    return 1 if config.control == "serial" else RESET_CYCLES
 
 
 def make_machine(

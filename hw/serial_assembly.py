@@ -45,9 +45,10 @@ class Input(IntEnum):
     HOST_LOW = 3  # address
     HOST_HIGH = 4
     HOST_WORD = 5  # word of the lane
-    HOST_PARAMETER = 6  # bits 0 to 7 and 16 to 23 of the data
+    HOST_PARAMETER = 6  # bits 0 to 7 and 16 to 23 of the data; with wide biases 0 to 15
     TILE_WORD = 7  # tile memory at TILE
     DRAINED = 8  # the word that the drain made of the last sum
+    HOST_SHIFT = 9  # bits 16 to 23 of the data in bits 8 to 15
 
 
 class Output(IntEnum):
@@ -72,7 +73,8 @@ class Output(IntEnum):
     STATUS_LOW = 16  # counter
     STATUS_HIGH = 17
     STATUS = 18  # fault; offers it
-    BUSY = 19
+    BUSY = 19  # 1: the counter of cycles starts over with the next word taken, until STATUS
+    ROW_CYCLES = 20  # the row of results is that counter
 
 
 class Flags(IntEnum):
@@ -107,6 +109,7 @@ _TO_LABEL: Final = (
     *(Operation.IF_CARRY, Operation.IF_NO_CARRY, Operation.CALL),
 )
 _LABEL: Final = re.compile(r"(\w+):\s*")
+_CONDITION: Final = re.compile(r"(if|unless) (\w+) (.*)")
 
 
 class DataMap:
@@ -149,8 +152,9 @@ def assemble(
 
     Instructions are separated by ends of lines or ``|``; ``name:`` at the start of a line is a
     label, ``;`` starts a comment. An operand is a label, a port, a name of data, ``#`` and a
-    number, a name of one or of data for its address (a constant in data memory), or ``*``: what
-    the pointer points to. The operand of ``shr`` is how often.
+    number, a name of one, of data or a label for its address (a constant in data memory), or
+    ``*``: what the pointer points to. The operand of ``shr`` is how often. A line that starts with
+    ``if NAME`` counts where that number is not 0, one with ``unless NAME`` where it is.
 
     Parameters
     ----------
@@ -168,7 +172,7 @@ def assemble(
     labels: dict[str, int] = {}
     found: list[tuple[Operation, str]] = []
     for line in text.splitlines():
-        content = line.partition(";")[0].strip()
+        content = _chosen(line.partition(";")[0].strip(), numbers)
         while match := _LABEL.match(content):
             if labels.setdefault(match[1], len(found)) != len(found):
                 raise ValueError(f"label {match[1]} must be defined once")
@@ -189,6 +193,13 @@ def assemble(
         for operation, operand in found
     ]
     return words, labels
+
+
+def _chosen(content: str, numbers: Mapping[str, int]) -> str:
+    """What a line says, nothing if its condition does not hold."""
+    if match := _CONDITION.match(content):
+        return match[3] if (numbers[match[2]] != 0) == (match[1] == "if") else ""
+    return content
 
 
 def _operand(
@@ -212,7 +223,7 @@ def _operand(
         return INDIRECT
     if operand.startswith("#"):
         name = operand[1:]
-        known = {**data.addresses, **numbers}
+        known = {**labels, **data.addresses, **numbers}
         return data.constant(known[name] if name in known else int(name, 0))
     if operand not in data.addresses:
         raise ValueError(f"operand must name data, not {operand!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 CHECKS: Final = """
-var dest flags b_mode terms m_rows lanes extent a_end b_end o_end check_return
+var dest function flags b_mode terms m_rows lanes extent a_end b_end o_end check_return
 add_tiles:
         ld word | and #ADD_UNDEFINED | jnz encoding
         ld #IDENTITY | jmp product

@@ -9,10 +9,12 @@ from hw.column_drain import ColumnDrain
 from hw.host_port import SHIFT_OFFSET
 from hw.machine_ports import machine_ports
 from hw.operand_feed import OperandFeed
-from hw.serial_assembly import Flags, Input, Output
+from hw.serial_assembly import WORD_BITS, Flags, Input, Output
 from hw.serial_microcode import Microcode
 from hw.serial_processor import SerialProcessor
 from sw.config import MachineConfig
+from sw.format import MAX_BITS
+from sw.registers import COUNTED, COUNTER_BITS, Counter
 from sw.scale import SHIFT_BITS
 
 #: Ports that a feed that is busy lets wait, by the name of the order.
@@ -33,8 +35,8 @@ class SerialAtreides(wiring.Component):
 
     The array and its edge are the same. All else is microcode on one processor: instructions,
     checks, addresses, parameters, activations and the host port, one thing at a time. One drain
-    serves all columns. Words, rows, faults and what the host reads are those of the other machine;
-    there are no counters.
+    serves all columns. Words, rows, faults and what the host reads are those of the other machine,
+    but for counters: there is that of cycles, or none.
 
     Parameters
     ----------
@@ -59,6 +61,7 @@ class SerialAtreides(wiring.Component):
         self.config = config
         self.target = target
         self.reset = reset
+        self._counts = Counter.CYCLES in COUNTED[config.counters]
         super().__init__(machine_ports(config))
 
     def elaborate(self, platform: object) -> Elaboratable:
@@ -97,6 +100,7 @@ class SerialAtreides(wiring.Component):
     def _read(self, m: Module) -> None:
         """What IN finds."""
         request, word = self.host.payload, self.instructions.payload
+        bias_bits = MAX_BITS if self.config.wide_bias else SHIFT_BITS
         flags = {
             Flags.HOST: self.host.valid,
             Flags.INSTRUCTION: self.instructions.valid,
@@ -113,10 +117,12 @@ class SerialAtreides(wiring.Component):
             Input.HOST_LOW: request.address[:16],
             Input.HOST_HIGH: request.address[16:],
             Input.HOST_WORD: lane,
-            Input.HOST_PARAMETER: Cat(request.data[:SHIFT_BITS], shift),
+            Input.HOST_PARAMETER: Cat(request.data[:bias_bits], shift)[:WORD_BITS],
             Input.TILE_WORD: self._feed.word,
             Input.DRAINED: self._drained,
         }
+        if self.config.wide_bias:
+            found[Input.HOST_SHIFT] = shift << WORD_BITS - SHIFT_BITS
         with m.Switch(self._processor.port):
             for port, value in found.items():
                 with m.Case(port):
@@ -126,7 +132,8 @@ class SerialAtreides(wiring.Component):
         """The machine's streams."""
         value, results, status = self._processor.value, self.results, self.status
         lane_bits = self.config.result_bits
-        row = Signal(self.config.columns * lane_bits)
+        lanes = self.config.columns * lane_bits
+        row = Signal(len(results.payload.data) if self._counts else lanes)
         m.d.comb += [
             self.host.ready.eq(writes[Output.HOST_TAKE]),
             self.instructions.ready.eq(writes[Output.INSTRUCTION_TAKE]),
@@ -134,7 +141,11 @@ class SerialAtreides(wiring.Component):
         ]
         lane = Mux(writes[Output.ROW_SUM], self._feed.sum, value)[:lane_bits]
         with m.If(writes[Output.ROW_SUM] | writes[Output.ROW_WORD]):
-            m.d.sync += row.eq(Cat(row[lane_bits:], lane))
+            m.d.sync += row.eq(Cat(row[lane_bits:lanes], lane))
+        if self._counts:
+            cycles = self._count(m, writes)
+            with m.If(writes[Output.ROW_CYCLES]):
+                m.d.sync += row.eq(cycles)
         with m.If(results.ready):
             m.d.sync += results.valid.eq(0)
         with m.If(status.ready):
@@ -154,6 +165,21 @@ class SerialAtreides(wiring.Component):
         m.d.comb += self.busy.eq(busy)
         with m.If(writes[Output.BUSY]):
             m.d.sync += busy.eq(value)
+
+    def _count(self, m: Module, writes: Signal) -> Signal:
+        """CYCLES, from the first word taken to the status offered."""
+        cycles, waits, counts = Signal(COUNTER_BITS), Signal(), Signal()
+        with m.If(counts):
+            m.d.sync += cycles.eq(cycles + 1)
+        with m.If(writes[Output.STATUS]):
+            m.d.sync += counts.eq(0)
+        with m.If(writes[Output.INSTRUCTION_TAKE]):
+            m.d.sync += waits.eq(0)
+            with m.If(waits):
+                m.d.sync += counts.eq(1)
+        with m.If(writes[Output.BUSY] & self._processor.value[0]):
+            m.d.sync += [waits.eq(1), cycles.eq(1)]  # the cycle of the take
+        return cycles
 
     def _drain(self, m: Module, writes: Signal) -> None:
         """One drain for all sums."""

@@ -22,6 +22,7 @@ no_limit:
         ld #0
 limited:
         st limit
+        ld function | add #activations | out POINTER | ld * | st activation_code
 
 ; strides along k0, and from chunk to chunk
         ld A_MODE | jz a_lanes
@@ -191,7 +192,9 @@ word_out:
         ld flags | and #COLUMN | jz no_column
         ld p | add j | out POINTER
         ld * | out BIAS
-        and #0xff00 | or shifts | out SHIFTS
+unless WIDE_BIAS and #0xff00 | or shifts | out SHIFTS
+if WIDE_BIAS ld p | add j | add #BEHIND_BIAS | out POINTER
+if WIDE_BIAS ld * | or shifts | out SHIFTS
 no_column:
         call element
         ld dest | jz to_memory

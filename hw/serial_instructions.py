@@ -34,7 +34,10 @@ lane:   ld address | out TILE | add #1 | st address
 none:   ld #0
 found:  out ROW_WORD
         ld n | sub #1 | st n | jnz lane
-        ; count, which is one more than what the request has
+        ld request | and #7 | sub #COUNTERS | jnz reply
+        in HOST_LOW | and #COUNTER_NUMBERS | sub #CYCLES | jnz reply
+        out ROW_CYCLES
+reply:  ; count, which is one more than what the request has
         ld request | shr 1 | and #COUNT_MASK | add #READ_BEAT | out HOST_TAKE | out BEAT
         jmp poll
 
@@ -64,6 +67,8 @@ write_columns:
         st address
 column: ld address | add #columns | out POINTER
         in HOST_PARAMETER | st *
+if WIDE_BIAS ld address | add #column_shifts | out POINTER
+if WIDE_BIAS in HOST_SHIFT | st *
         jmp written
 
 write_rows:
@@ -242,13 +247,13 @@ matmul: ld word | and #0xfff | jnz encoding
         jmp finish
 
 ; RELU and LIN: the array's output to the activation buffer
-var function
+var activation_code
 drain_relu:
-        ld #RELU | jmp drain_output
+        ld #relu | jmp drain_output
 drain_linear:
-        ld #LINEAR
+        ld #linear
 drain_output:
-        st function
+        st activation_code
         ld word | and #0xfff | jnz encoding
         ld o_rows | jz no_result
         st s_rows
@@ -274,15 +279,26 @@ element:
         ld i | out LANE
         add j | add #SUM_DELAY | out DRAIN
         in DRAINED | st drained
-        ld function | jz linear
-        ld drained | and #SIGN | jz positive
+        ret activation_code
+linear: ret element_return
+
+; an activation takes as long whatever the word is
+relu:   and #SIGN | jz positive
         ld #0 | st drained
         ret element_return
 positive:
-        ld function | sub #CLAMP_FUNCTION | jnz linear
-        ld limit | sub drained | jc linear
+        ld #0 | ld #0
+        ret element_return
+clamp:  and #SIGN | jz not_negative
+        ld #0 | jmp lowest
+not_negative:
+        ld drained | ld drained
+lowest: st drained
+        ld limit | sub drained | jc within
         ld limit | st drained
-linear: ret element_return
+        ret element_return
+within: ld #0 | ld #0
+        ret element_return
 
 ; product = factor * times; overflow = 1 if it has more than 16 bits, else it is left as it was
 var factor times product overflow multiply_return large

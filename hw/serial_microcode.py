@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from amaranth.hdl import Shape
+
 from hw.operand_feed import DEPTH, LANE_BITS
 from hw.serial_assembly import DataMap, Flags, assemble
 from hw.serial_checks import CHECKS
@@ -12,7 +14,7 @@ from hw.serial_instructions import HOST, INSTRUCTIONS
 from hw.tile_record import index_bits
 from sw.config import COUNT_BITS, MachineConfig
 from sw.isa import FIELD_BITS, Destination, Fault, Flag, Function, Opcode
-from sw.registers import REGISTERS, BMode, Register, ResultKind
+from sw.registers import REGISTERS, BMode, Counter, Register, ResultKind, Space
 
 #: Registers that the tables have room for, at the numbers of the instruction set.
 _REGISTERS: Final = 64
@@ -34,6 +36,12 @@ _ENTRIES: Final = {
     Opcode.ADD: "add_tiles",
     Opcode.FENCE: "nothing",
     Opcode.HALT: "halt",
+}
+#: What each function's activation is called.
+_ACTIVATIONS: Final = {
+    Function.LINEAR: "linear",
+    Function.RELU: "relu",
+    Function.CLAMP: "clamp",
 }
 
 
@@ -63,6 +71,8 @@ class Microcode:
         for opcode in range(1 << FIELD_BITS):
             label = _ENTRIES.get(opcode, "encoding")  # type: ignore[call-overload]
             self.data.init[table + opcode] = labels[label]
+        for function, label in _ACTIVATIONS.items():
+            self.data.init[self.data.addresses["activations"] + function] = labels[label]
 
     def _allocate(self) -> None:
         """Registers and tables; the instruction set's numbers are addresses."""
@@ -78,12 +88,15 @@ class Microcode:
         data.allocate("defaults", defaults)
         data.allocate("limits", limits)
         data.allocate("opcodes", 1 << FIELD_BITS)
+        data.allocate("activations", len(_ACTIVATIONS))
         data.allocate("powers", self._powers())
         data.allocate("row_offsets", config.rows)
         data.allocate("output_offsets", config.rows)
         data.allocate("column_offsets", config.columns)
         data.allocate("activation", config.slot_words)
         data.allocate("columns", config.parameters * config.columns)
+        if config.wide_bias:
+            data.allocate("column_shifts", config.parameters * config.columns)
         data.allocate("rows", config.row_parameters)
 
     def _powers(self) -> list[int]:
@@ -101,12 +114,14 @@ class Microcode:
             **{fault.name: fault.value for fault in Fault},
             **{flag.name: flag.value for flag in (Flag.SKIP, Flag.COLUMN, Flag.ROW)},
             "FLAGS": (1 << FIELD_BITS) - 1,
-            "RELU": Function.RELU,
-            "LINEAR": Function.LINEAR,
-            "CLAMP_FUNCTION": Function.CLAMP,
             "TABLE_FUNCTION": Function.TABLE,
             "EXACT": Destination.EXACT,
             "IDENTITY": BMode.IDENTITY,
+            "COUNTERS": Space.COUNTERS,
+            "COUNTER_NUMBERS": (1 << Shape.cast(Counter).width) - 1,
+            "CYCLES": Counter.CYCLES,
+            "WIDE_BIAS": int(config.wide_bias),
+            "BEHIND_BIAS": entries,
             # No machine of this kind has block scales; ADD does not skip.
             "GEMM_UNDEFINED": Flag.BLOCK,
             "ADD_UNDEFINED": Flag.BLOCK | Flag.SKIP,

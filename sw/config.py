@@ -27,6 +27,7 @@ CONTROLS = ("parallel", "serial")
 _SERIAL_PARAMETERS = 3072
 _SERIAL_SLOT = 256
 _SERIAL_BITS = 8
+_SERIAL_COUNTERS = ("cycles", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class MachineConfig:
     control : {"parallel", "serial"}
         Serial is much smaller and slower: one processor with microcode does what the other has
         units for. It has words of at most 8 bits, no blocks, table, hold, skipping, wide vectors,
-        counters or output of another width, and at most 65536 words of tile memory.
+        counters but CYCLES or output of another width, and at most 65536 words of tile memory.
 
     Raises
     ------
@@ -145,27 +146,33 @@ class MachineConfig:
         """What microcode does not do is refused."""
         for name, only in (
             *(("blocks", False), ("table", False), ("hold", False)),
-            *(("skipping", False), ("wide", False), ("counters", "none")),
+            *(("skipping", False), ("wide", False)),
         ):
             if getattr(self, name) != only:
                 raise ValueError(
                     f"{name} must be {only} where control is serial, not {getattr(self, name)!r}"
                 )
+        if self.counters not in _SERIAL_COUNTERS:
+            raise ValueError(
+                f"counters must be {_either(_SERIAL_COUNTERS)} where control is serial, "
+                f"not {self.counters!r}"
+            )
         for name, value, most in (
             ("bits", self.bits, _SERIAL_BITS),
-            ("bias_bits", self.bias_format.bits, _SERIAL_BITS),
             ("tile memory", self.memory_words, 1 << COUNT_BITS),
             ("rows * columns", self.slot_words, _SERIAL_SLOT),
-            (
-                "parameters * columns + row_parameters",
-                self.parameters * self.columns + self.row_parameters,
-                _SERIAL_PARAMETERS,
-            ),
         ):
             if value > most:
                 raise ValueError(
                     f"{name} must be at most {most} where control is serial, not {value!r}"
                 )
+        words = (1 + self.wide_bias) * self.parameters * self.columns + self.row_parameters
+        if words > _SERIAL_PARAMETERS:
+            each = "2 * " if self.wide_bias else ""
+            raise ValueError(
+                f"{each}parameters * columns + row_parameters must be at most "
+                f"{_SERIAL_PARAMETERS} where control is serial, not {words!r}"
+            )
         if self.output.bits != self.bits:
             raise ValueError(
                 f"output_bits must be {self.bits} where control is serial, not {self.output.bits!r}"
@@ -180,6 +187,11 @@ class MachineConfig:
     def bias_format(self) -> SFx:
         """Of the biases."""
         return SFx(self.bits if self.bias_bits is None else self.bias_bits, self.unity)
+
+    @property
+    def wide_bias(self) -> bool:
+        """Whether a serial machine keeps a bias apart from its column's shift."""
+        return self.bias_format.bits > _SERIAL_BITS
 
     @property
     def output(self) -> SFx:

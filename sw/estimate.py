@@ -3,7 +3,8 @@
 A slice enters the array per cycle. A chunk of a run takes as many cycles as it has slices, or as
 the side that is read in lanes has lanes; a tile as many as its chunks, or as the tile before has
 rows to drain. What is paid once per instruction is the first fill and the last drain. The machine
-model counts the same cycles slice by slice, the hardware by its counter.
+model counts the same cycles slice by slice, the hardware by its counter. With serial control each
+part follows the one before: ``sw.serial_gemm``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sw import timing as t
+from sw.checks import Gemm, initial_registers
 from sw.config import MachineConfig
-from sw.isa import Destination
+from sw.isa import Destination, Function, Instruction, Opcode
+from sw.machine_gemm import Walk
+from sw.registers import AMode, BMode, Register
+from sw.serial_gemm import SerialLoops
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,6 @@ class Product:
     destination: Destination = Destination.MEMORY
 
 
-def check_timed(config: MachineConfig) -> None:
-    """Raise ValueError unless cycles of this machine are known before it runs."""
-    if config.control != "parallel":
-        raise ValueError(f"control must be parallel where cycles are told, not {config.control!r}")
-
-
 def chunks(run: int, vector: int) -> list[int]:
     """The lengths into which a run is cut: none is short unless the run is."""
     lengths = []
@@ -67,12 +66,11 @@ def fill_cycles(a_lanes: int, b_lanes: int) -> int:
 def compute_cycles(config: MachineConfig, product: Product) -> int:
     """Cycles from the first load to the last result, without skipping or a full result queue.
 
-    Raises
-    ------
-    ValueError
-        If the machine's control is not parallel.
+    With serial control: from the end of the checks on, of operands that lie as closely as they can,
+    linear and without parameters.
     """
-    check_timed(config)
+    if config.control == "serial":
+        return SerialLoops(_walk(config, product)).cycles
     lengths = chunks(product.run, config.vector)
 
     def chunk_cycles(length: int, rows: int, columns: int) -> int:
@@ -96,3 +94,22 @@ def compute_cycles(config: MachineConfig, product: Product) -> int:
     fill = fill_cycles(first_rows * product.a_lanes, first_columns * product.b_lanes)
     drain = t.Timing(config).row_latency(product.destination) + last_rows - 1
     return fill + busy + drain
+
+
+def _walk(config: MachineConfig, product: Product) -> Walk:
+    """The product as a GEMM."""
+    tiles, last = divmod(product.columns - 1, config.columns)
+    registers = {
+        **initial_registers(config),
+        Register.MX: product.rows,
+        Register.K0: product.run,
+        Register.K1: product.runs,
+        Register.NT: tiles + 1,
+        Register.NL: last + 1,
+        Register.A_MODE: AMode.LANES if product.a_lanes else AMode.SLICES,
+        Register.B_MODE: BMode.LANES if product.b_lanes else BMode.SLICES,
+        Register.A_K0: product.rows,
+        Register.B_K0: product.columns,
+    }
+    instruction = Instruction(Opcode.GEMM, (product.destination, Function.LINEAR, 0))
+    return Walk(Gemm(instruction, registers, config))

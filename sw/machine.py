@@ -29,6 +29,7 @@ from sw.machine_products import drain_sums, exact_product, gemm_rows
 from sw.machine_report import Report, result_rows
 from sw.machine_state import Parameters, TileMemory
 from sw.registers import COUNTED, Counter, Register, ResultKind
+from sw.serial_cycles import SerialCycles
 
 #: What makes the rows of a GEMM: fast, or by definition.
 MakeRows = Callable[[Walk, TileMemory, Parameters], tuple[ResultRows, Counts]]
@@ -85,6 +86,7 @@ class Machine:
         self._make_rows = make_rows
         self._find_cycles = find_cycles
         self._clock = InstructionCycles(config)
+        self._serial = SerialCycles(config) if config.control == "serial" else None
         self._decoded: dict[tuple[int, ...], tuple[Instruction | None, int]] = {}
         self._cycles: dict[tuple[object, bytes], GemmCycles] = {}
         self._begin()
@@ -140,18 +142,23 @@ class Machine:
             return False
         instruction, length = self._decode()
         if instruction is None:
-            return self._stop(Fault.ENCODING, t.FETCH + t.DECODE)
+            return self._stop(Fault.ENCODING, None)
         data_words = len(self.program) - self.program_counter - 1
         if data_words < length - 1:
-            return self._stop(Fault.TRUNCATED, t.FETCH + t.DECODE + data_words)
+            return self._stop(Fault.TRUNCATED, None)
         after = self.state.after(instruction, self.config)
         if isinstance(after, Fault):
-            return self._stop(after, self._clock.of_fault(after, self._gemm_of(instruction)))
+            return self._stop(after, instruction)
+        before, first = self.state, self.program_counter
         self._execute(instruction)
         self.state = after
         self.program_counter += length
         self._counters[Counter.INSTRUCTIONS] += 1
         self.ended = instruction.opcode == Opcode.HALT or self.program_counter == len(self.program)
+        if self._serial is not None:
+            cycles = self._serial.of(instruction, before, first, length)
+            cycles += self._serial.of_end(instruction.opcode) if self.ended else 0
+            self._counters[Counter.CYCLES] += cycles
         return not self.ended
 
     def report(self) -> Report:
@@ -199,9 +206,18 @@ class Machine:
         self._counters = dict.fromkeys(Counter, 0)
         self._sent = []
 
-    def _stop(self, fault: Fault, cycles: int) -> bool:
+    def _stop(self, fault: Fault, instruction: Instruction | None) -> bool:
         self.fault = fault
         self.ended = True
+        first = self.program_counter
+        words = self.program[first : first + _MAX_WORDS]
+        if self._serial is not None:
+            cycles = self._serial.of_fault(fault, words, self.state, first)
+        elif fault == Fault.TRUNCATED:
+            cycles = t.FETCH + t.DECODE + len(words) - 1
+        else:
+            gemm = None if instruction is None else self._gemm_of(instruction)
+            cycles = self._clock.of_fault(fault, gemm)
         self._counters[Counter.CYCLES] += cycles
         return False
 
@@ -216,7 +232,8 @@ class Machine:
             self._gemm(Walk(gemm))
             return
         terms = self.row_buffer.shape[1]
-        self._counters[Counter.CYCLES] += self._clock.of(instruction, self.state.output, terms)
+        if self._serial is None:
+            self._counters[Counter.CYCLES] += self._clock.of(instruction, self.state.output, terms)
         match instruction.opcode:
             case Opcode.LDR | Opcode.LDC | Opcode.STR:
                 self._move_tile(instruction)
@@ -256,10 +273,11 @@ class Machine:
         self._add(count_operands(a[None], b[None], whole, issued, self.config))
 
     def _gemm(self, walk: Walk) -> None:
-        cycles = self._cycles_of(walk)
-        around = t.FETCH + t.DECODE + self._clock.of_check(walk.gemm) + t.START + t.NOTICE
-        self._counters[Counter.CYCLES] += around + cycles.total
-        self._add(cycles)
+        if self._serial is None:
+            cycles = self._cycles_of(walk)
+            around = t.FETCH + t.DECODE + self._clock.of_check(walk.gemm) + t.START + t.NOTICE
+            self._counters[Counter.CYCLES] += around + cycles.total
+            self._add(cycles)
         rows, counts = self._make_rows(walk, self.memory, self.parameters)
         self._add(counts)
         if walk.destination == Destination.MEMORY:

@@ -21,13 +21,11 @@ from sim.machine_job import Job
 from sim.machine_random import run
 from sim.machine_stimulus import Stimulus
 from sw import assembler
-from sw.compiler.report import OTHER_CONTROL, describe_text
 from sw.config import MachineConfig
-from sw.estimate import Product, compute_cycles
 from sw.isa import Fault
 from sw.machine_state import Parameters
 
-SERIAL = {"skipping": False, "wide": False, "counters": "none", "control": "serial"}
+SERIAL = {"skipping": False, "wide": False, "counters": "cycles", "control": "serial"}
 SMALL = {"bits": 4, "rows": 2, "columns": 2, "slots": 8, "parameters": 2, "row_parameters": 2}
 SEED = 20261123
 
@@ -200,13 +198,13 @@ def test_control_chooses_the_machine():
         ({"hold": True}, "hold must be False where control is serial, not True"),
         ({"skipping": True}, "skipping must be False where control is serial, not True"),
         ({"wide": True}, "wide must be False where control is serial, not True"),
-        ({"counters": "all"}, "counters must be none where control is serial, not 'all'"),
+        ({"counters": "all"}, "counters must be cycles or none where control is serial, not 'all'"),
         ({"bits": 9}, "bits must be at most 8 where control is serial, not 9"),
-        ({"bias_bits": 9}, "bias_bits must be at most 8 where control is serial, not 9"),
         ({"output_bits": 8}, "output_bits must be 4 where control is serial, not 8"),
         ({"slots": 32768}, "tile memory must be at most 65536 where .*, not 131072"),
         ({"rows": 32, "columns": 16}, r"rows \* columns must be at most 256 where .*, not 512"),
         ({"parameters": 2048}, "parameters .* must be at most 3072 where .*, not 4098"),
+        ({"parameters": 1024, "bias_bits": 9}, r"2 \* parameters .* at most 3072 .*, not 4098"),
     ],
 )
 def test_what_serial_control_lacks_is_refused_in_a_sentence(sizes, sentence):
@@ -216,7 +214,7 @@ def test_what_serial_control_lacks_is_refused_in_a_sentence(sizes, sentence):
 
 def small_jobs() -> list[Job]:
     """Base programs, a product and a fault on a machine that a slow simulator can run."""
-    config = MachineConfig(**SMALL | SERIAL)
+    config = MachineConfig(**SMALL | SERIAL | {"bias_bits": 13})
     texts = (
         "SET MX, 3\nSET K0, 3\nSET A_X, 3\nSET B_BASE, 9\nSET B_K0, 2\nSET O_BASE, 20\n"
         "SET O_X, 2\nGEMM memory, relu, column|row\nGEMM exact\n",
@@ -242,6 +240,13 @@ def test_programs_run_as_on_the_model():
         assert not got.differences(want)
 
 
+def test_the_assembler_leaves_out_what_a_number_does_not_ask_for():
+    text = "if YES ld #1\nunless YES ld #2\nif NO ld #3\nunless NO ld #start\nstart: ld #start"
+    data = DataMap()
+    words, _ = assemble(text, data, {"YES": 5, "NO": 0})
+    assert (words, data.init) == ([0, 1, 1], [1, 2])
+
+
 def long_job(config: MachineConfig, terms: int, mode: int) -> Job:
     """A product with more terms than the lanes hold, A read in lanes or in slices."""
     generator = np.random.default_rng(SEED)
@@ -259,7 +264,11 @@ def long_job(config: MachineConfig, terms: int, mode: int) -> Job:
 @pytest.mark.parametrize(
     ("sizes", "stalls"),
     [
-        ({"bits": 4, "rows": 4, "columns": 4, "slots": 64, "max_terms": 256}, False),
+        (
+            {"bits": 4, "rows": 4, "columns": 4, "slots": 64, "max_terms": 256}
+            | {"bias_bits": 16, "parameters": 16, "row_parameters": 16},
+            False,
+        ),
         (
             {"bits": 8, "rows": 3, "columns": 5, "unity": False, "multiplier": "dsp", "slots": 20}
             | {"max_terms": 100, "parameters": 8, "row_parameters": 16},
@@ -272,16 +281,6 @@ def test_random_programs_run_as_on_the_model(sizes, stalls):
     coverage, mismatches = run(MachineConfig(**SMALL | SERIAL | sizes), 2000, 1, stalls=stalls)
     assert not mismatches, str(mismatches[0])
     assert coverage.instructions >= 2000
-
-
-def test_cycles_are_not_told():
-    with pytest.raises(ValueError, match="control must be parallel where cycles are told, not 'se"):
-        compute_cycles(MachineConfig(**SMALL | SERIAL), Product(4, 4, 4))
-    numbers = dict.fromkeys(("macs", "cycles", "utilisation", "bytes_in", "bytes_out"), 0)
-    total = {"name": "all", "bound": "array", **numbers}
-    for control, told in (("serial", True), ("parallel", False)):
-        report = {"machine": {"control": control}, "layers": [], "total": total, "nodes": []}
-        assert (OTHER_CONTROL in describe_text(report)) == told
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ class Loss(StrEnum):
     SHORT_SUMS = "sums shorter than the array has rows"
     RESULTS = "no room on the result stream"
     DRAIN = "last drain of each GEMM"
+    LOADING = "lanes loaded one after the other"
+    DRAINING = "sums drained one after the other"
     CONTROL = "instructions"
     CLEARING = "zeros around images"
     HOST = "transfers over the host link"
@@ -168,6 +170,8 @@ class LayerCost:
             Loss.SHORT_SUMS: work.stall_drain,
             Loss.RESULTS: work.stall_results,
             Loss.DRAIN: work.drain,
+            Loss.LOADING: work.loading,
+            Loss.DRAINING: work.draining,
             Loss.CONTROL: work.cycles - work.timed_cycles,
             Loss.CLEARING: self.section.clearing.cycles,
             Loss.HOST: self.host_cycles,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sw import timing as t
-from sw.checks import Gemm, initial_state
+from sw.checks import Gemm, State, initial_state
 from sw.config import MachineConfig
 from sw.estimate import fill_cycles
 from sw.isa import Destination, Fault, Instruction, Opcode, decode_at
@@ -23,6 +23,8 @@ from sw.machine_gemm import Walk
 from sw.machine_load import GemmCycles, Load
 from sw.machine_state import TileMemory
 from sw.registers import BMode, Register
+from sw.serial_cycles import SerialCycles
+from sw.serial_gemm import SerialLoops
 
 #: Instructions that the compiler emits.
 _KNOWN: Final = (Opcode.NOP, Opcode.SET, Opcode.GEMM, Opcode.ADD, Opcode.FENCE, Opcode.HALT)
@@ -59,6 +61,8 @@ class ProgramCost:
         Rows on the result stream, and the words or sums in them.
     exact_lanes : int
         Of them those that are exact sums.
+    loading, draining : int
+        With serial control, cycles of GEMMs in which lanes are loaded, and sums become words.
     guesses : int
         GEMMs whose skipping depends on data: cycles are those without zeros in it.
     """
@@ -85,6 +89,8 @@ class ProgramCost:
     sent_rows: int = 0
     sent_lanes: int = 0
     exact_lanes: int = 0
+    loading: int = 0
+    draining: int = 0
     guesses: int = 0
 
     def __add__(self, other: ProgramCost) -> ProgramCost:
@@ -187,6 +193,7 @@ class ProgramTimer:
     def __post_init__(self) -> None:
         self.flags = ZeroFlags(self.config)
         self._clock = InstructionCycles(self.config)
+        self._serial = SerialCycles(self.config) if self.config.control == "serial" else None
 
     def run(self, words: Sequence[int], ends: Sequence[int]) -> Iterator[SectionCost]:
         """The costs of a program's sections.
@@ -214,7 +221,11 @@ class ProgramTimer:
                     raise ValueError(f"program must run without a fault, not {after!r}")
                 if instruction.opcode not in _KNOWN:
                     raise ValueError(f"program must have no {instruction.opcode.name}")
-                waiting += self._instruction(instruction, state.registers)
+                place = counter, length
+                if self._serial is None:
+                    waiting += self._instruction(instruction, state.registers)
+                else:
+                    waiting += self._one_after_the_other(self._serial, instruction, state, place)
                 if instruction.opcode in (Opcode.GEMM, Opcode.ADD):
                     clears = _clears(Gemm(instruction, state.registers, self.config))
                     cost += SectionCost(waiting, waiting if clears else ProgramCost())
@@ -222,6 +233,8 @@ class ProgramTimer:
                 state, counter = after, counter + length
                 if instruction.opcode == Opcode.HALT:
                     counter = len(words)
+                if self._serial is not None and counter == len(words):
+                    waiting += ProgramCost(cycles=self._serial.of_end(instruction.opcode))
             yield cost + SectionCost(waiting)
 
     def _instruction(self, instruction: Instruction, registers: Any) -> ProgramCost:
@@ -239,6 +252,24 @@ class ProgramTimer:
         if walk.destination == Destination.MEMORY and self.config.skips:
             self.flags.gemm_write(walk)
         return self._known[key] + ProgramCost(guesses=int(guess))
+
+    def _one_after_the_other(
+        self, clock: SerialCycles, instruction: Instruction, state: State, place: tuple[int, int]
+    ) -> ProgramCost:
+        """The cost of an instruction with serial control; ``place``: first word, and words."""
+        cycles = clock.of(instruction, state, *place)
+        if instruction.opcode not in (Opcode.GEMM, Opcode.ADD):
+            return ProgramCost(cycles=cycles, instructions=1)
+        walk = Walk(Gemm(instruction, state.registers, self.config))
+        loops, found = SerialLoops(walk), _operands(Load.of(walk, self.flags))
+        return found + ProgramCost(
+            cycles=cycles,
+            compute_cycles=loops.cycles,
+            instructions=1,
+            timed_cycles=loops.cycles,
+            loading=loops.cycles - loops.draining - found.slices,
+            draining=loops.draining,
+        )
 
     def _reads_unknown(self, walk: Walk) -> bool:
         extent = walk.gemm.extent_b()

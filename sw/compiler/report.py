@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from sw.compiler.cost import LayerCost, cost, total
 from sw.compiler.layers import HostOutput, Plan
 from sw.compiler.schedule import Schedule
-
-#: Under the figures of a machine whose control is serial.
-OTHER_CONTROL: Final = (
-    "Cycles are those of parallel control: with serial control it takes many times as long."
-)
 
 
 def describe(
@@ -64,7 +59,6 @@ def describe_text(report: Mapping[str, Any]) -> str:
         for row in (*report["layers"], {"kind": "", "results": "", **report["total"]})
     ]
     lines = list(_aligned([head, *rows], right=range(2, 7)))
-    lines += ["", OTHER_CONTROL] if report["machine"]["control"] != "parallel" else []
     lines += ["", "On the host:"]
     lines += [f"  {count} x {name}: {reason}" for name, reason, count in host_parts(report)]
     return "\n".join(lines) + "\n"
