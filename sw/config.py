@@ -166,12 +166,15 @@ class MachineConfig:
                 raise ValueError(
                     f"{name} must be at most {most} where control is serial, not {value!r}"
                 )
-        words = (1 + self.wide_bias) * self.parameters * self.columns + self.row_parameters
+        per_entry = (1 + self.wide_bias) * self.columns
+        words = self.parameters * per_entry + self.row_parameters
         if words > _SERIAL_PARAMETERS:
             each = "2 * " if self.wide_bias else ""
+            most = (_SERIAL_PARAMETERS - self.row_parameters) // per_entry
+            nearest = f": parameters of {1 << most.bit_length() - 1} fit" if most > 0 else ""
             raise ValueError(
                 f"{each}parameters * columns + row_parameters must be at most "
-                f"{_SERIAL_PARAMETERS} where control is serial, not {words!r}"
+                f"{_SERIAL_PARAMETERS} where control is serial, not {words!r}{nearest}"
             )
         if self.output.bits != self.bits:
             raise ValueError(

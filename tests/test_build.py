@@ -278,7 +278,7 @@ def test_published_names_and_widths_of_ports_hold() -> None:
         ("atreides --control microcode", "control must be parallel or serial, not 'microcode'"),
         (
             "atreides --control serial --narrow --no-skipping",
-            "counters must be none where control is serial, not 'all'",
+            "counters must be cycles or none where control is serial, not 'all'",
         ),
         ("atreides --counters two", "counters must be all, cycles or none, not 'two'"),
     ],

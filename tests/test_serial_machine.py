@@ -203,8 +203,15 @@ def test_control_chooses_the_machine():
         ({"output_bits": 8}, "output_bits must be 4 where control is serial, not 8"),
         ({"slots": 32768}, "tile memory must be at most 65536 where .*, not 131072"),
         ({"rows": 32, "columns": 16}, r"rows \* columns must be at most 256 where .*, not 512"),
-        ({"parameters": 2048}, "parameters .* must be at most 3072 where .*, not 4098"),
-        ({"parameters": 1024, "bias_bits": 9}, r"2 \* parameters .* at most 3072 .*, not 4098"),
+        (
+            {"parameters": 2048},
+            "parameters .* must be at most 3072 where .*, not 4098: .* 1024 fit",
+        ),
+        (
+            {"parameters": 1024, "bias_bits": 9},
+            r"2 \* parameters .* not 4098: .* 512 fit",
+        ),
+        ({"row_parameters": 4096}, "parameters .* at most 3072 .*, not 4100"),
     ],
 )
 def test_what_serial_control_lacks_is_refused_in_a_sentence(sizes, sentence):
