@@ -66,7 +66,8 @@ def test_random_programs_are_as_on_the_model(back_end: str) -> None:
 
 @pytest.mark.parametrize("back_end", RTL_WITH_SLOW)
 def test_stalls_change_no_word(back_end: str) -> None:
-    jobs = [(seed, Stimulus(CONFIG, seed).job(20)) for seed in (100, 101)]
+    seeds = (100,) if back_end == "amaranth" else (100, 101)
+    jobs = [(seed, Stimulus(CONFIG, seed).job(20)) for seed in seeds]
     found = compare(jobs, back_end, Stalls(1, 40, 60), Coverage(CONFIG))
     assert not found, str(found[0])
 
