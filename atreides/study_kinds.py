@@ -27,7 +27,7 @@ from sw.wasq.studies import distribution as distribution_study
 from sw.wasq.studies import formats as formats_study
 from sw.wasq.studies import scaling as scaling_study
 from sw.wasq.studies.log import append_row, has_row, read_log
-from sw.wasq.studies.sources import SOURCES, load_source
+from sw.wasq.studies.sources import SOURCES, check_source, load_source
 
 Row = Mapping[str, Any]
 #: Windows of real text that the activation study looks at.
@@ -95,10 +95,12 @@ class Job:
 
 def distribution(job: Job) -> None:
     """Where parameters lie."""
+    names = job.named(*SOURCES)
+    for name in names:
+        check_source(name)
     folder = Folder(job.output)
     rows = []
     with Progress(console=job.console) as bar:
-        names = job.named(*SOURCES)
         task = bar.add_task("counting", total=len(names))
         for name in names:
             for source in load_source(name):

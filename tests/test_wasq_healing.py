@@ -163,8 +163,12 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ({"seed": 1}, "model"),
-        ({"config": replace(FOUR, weights=5)}, "config"),
-        ({"options": replace(OPTIONS, learning_rate=1.0)}, "options"),
+        ({"config": replace(FOUR, weights=5)}, "config, with weights 4, not 5"),
+        (
+            {"config": replace(FOUR, weights=5, activations=16)},
+            f"config, with weights 4, not 5; activations {json.dumps(FOUR.activations)}, not 16",
+        ),
+        ({"options": replace(OPTIONS, learning_rate=1.0)}, "options, with learning_rate "),
         ({"text": tiny_text(8)}, "samples"),
         ({"text": tiny_text(seed=6)}, "samples"),
     ],
@@ -176,7 +180,8 @@ def test_a_checkpoint_of_something_else_is_refused(
     given: dict[str, object] = {"seed": 0, "config": FOUR, "options": OPTIONS, "text": tiny_text()}
     given |= change
     model = tiny_llama(given["seed"])  # type: ignore[arg-type]
-    with pytest.raises(HealingError, match=f"^{named} must be that of the checkpoint"):
+    named, _, fields = named.partition(", ")
+    with pytest.raises(HealingError, match=f"^{named} must be that of the .*, {fields}"):
         heal_(model, "fpm", given["text"], given["config"], given["options"], resume=tmp_path)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from dataclasses import asdict
 from itertools import pairwise
@@ -14,6 +15,7 @@ import torch
 from sw.models.byte_pairs import byte_characters, split_words
 from sw.models.llama import Llama
 from sw.wasq import inhouse
+from sw.wasq.corpus import CorpusError
 from sw.wasq.inhouse_files import checkpoint_path
 from sw.wasq.language import load_language
 from sw.wasq.pair_training import train_pairs
@@ -77,6 +79,29 @@ def test_held_out_text_is_the_last_tenth_and_parts_join_to_the_whole() -> None:
     assert 0.89 < len(TEXTS.train[0]) / len(whole) < 0.92
     with pytest.raises(ValueError, match="lines to hold out"):
         inhouse.divide(["no line end"])
+
+
+def sentences(seed: int, count: int) -> str:
+    """Lines of random words, as no other seed has them."""
+    chance = random.Random(seed)
+    words = [f"w{number}" for number in range(2000)]
+    return "".join(" ".join(chance.choices(words, k=12)) + " .\n" for _ in range(count))
+
+
+def test_generated_text_that_shares_held_out_text_is_refused(monkeypatch) -> None:
+    texts = {"valid": sentences(1, 400), "raw-test": sentences(2, 400)}
+    monkeypatch.setattr(inhouse.datasets, "wikitext", texts.__getitem__)
+    monkeypatch.setattr(inhouse.datasets, "tinyshakespeare", lambda: sentences(3, 400))
+    own, known = sentences(4, 400), inhouse.gather()
+    assert inhouse.gather(own).train == (*known.train, *inhouse.divide([own]).train)
+    assert inhouse.gather(own + known.train[0][:2000]).train[:2] == known.train  # is learned anyway
+    for secret, name in (
+        (known.validation[0], "wikitext-2-valid:held-out"),
+        (known.evaluation[1].replace(" .", ".").upper(), "tinyshakespeare:held-out"),
+        (texts["raw-test"][:3000], "wikitext-2:raw-test"),
+    ):
+        with pytest.raises(CorpusError, match=f"^generated text must not share text with {name}"):
+            inhouse.gather(own + secret)
 
 
 def test_training_lowers_the_perplexity_and_the_saved_model_is_the_best(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from atreides import study_kinds
+from atreides.cli import main
 from sw import datasets
 from sw.models.llama import Llama, LlamaConfig
 from sw.wasq.config import SFConfig
@@ -260,3 +262,21 @@ def test_minimum_and_effect_of_padding_are_read_off_the_points() -> None:
     assert low == {"masked": 8, "padded": 4}
     effect = {row["context"]: row["percent"] for row in scaling_fit.masking_effect(rows)}
     assert effect == pytest.approx({2: 0, 4: 0, 8: 100})
+
+
+def test_all_networks_are_checked_before_one_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study_kinds, "load_source", None)
+    good, broken = tmp_path / "good.safetensors", tmp_path / "broken.safetensors"
+    save_file({"a": torch.ones(2)}, good)
+    broken.write_bytes(b"broken")
+    for bad, sentence in (
+        ("nosuch", "or a safetensors file, not 'nosuch'"),
+        (str(broken), f"{broken} must be a safetensors file"),
+    ):
+        output = tmp_path / "out"
+        assert main(["study", "distribution", str(good), bad, "-o", str(output)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert sentence in line
+        assert not output.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ _SHARED: Final = 0.01
 _SHARED_NEARBY: Final = 0.05
 _STRETCH: Final = 2000
 _SHAKESPEARE_TRAIN: Final = 0.9
+_WORD: Final = re.compile(r"\w+")
 
 
 class CorpusError(ValueError):
@@ -156,10 +158,13 @@ def check_calibration(corpus: Corpus) -> None:
         )
 
 
-def check_overlap(calibration: Corpus, evaluation: Corpus) -> float:
+def check_overlap(
+    calibration: Corpus, evaluation: Corpus, *, what: str = "calibration", unit: str = "tokens"
+) -> float:
     """See that what is calibrated or healed on is not what is evaluated on.
 
-    Both are of the same tokenizer.
+    Both are of the same tokenizer; the sentence of an error calls the first and its parts by
+    ``what`` and ``unit``.
 
     Returns
     -------
@@ -175,7 +180,7 @@ def check_overlap(calibration: Corpus, evaluation: Corpus) -> float:
     highest = max(int(calibration.tokens.max()), int(evaluation.tokens.max()), 15)
     size = round(_GRAM * _GRAM_BITS / math.log2(highest + 1))
     if len(calibration) < size:
-        raise CorpusError(f"calibration must have at least {size} tokens, not {len(calibration)}")
+        raise CorpusError(f"{what} must have at least {size} {unit}, not {len(calibration)}")
     shared = np.isin(_grams(calibration, size), _grams(evaluation, size))
     rate = float(shared.mean())
     sums = np.concatenate([[0], np.cumsum(shared)])
@@ -183,8 +188,8 @@ def check_overlap(calibration: Corpus, evaluation: Corpus) -> float:
     nearby = float((sums[stretch:] - sums[:-stretch]).max() / stretch)
     if rate > _SHARED or nearby > _SHARED_NEARBY:
         raise CorpusError(
-            f"calibration must not share text with {evaluation.name}:{evaluation.split}, but "
-            f"{rate:.1%} of its runs of {size} tokens are there, and {nearby:.1%} in one place"
+            f"{what} must not share text with {evaluation.name}:{evaluation.split}, but "
+            f"{rate:.1%} of its runs of {size} {unit} are there, and {nearby:.1%} in one place"
         )
     return rate
 
@@ -197,6 +202,32 @@ def check_held_out(corpus: Corpus, tokenizer: LanguageTokenizer) -> None:
     except datasets.DatasetError:  # who has no such text cannot have evaluated on it
         return
     check_overlap(corpus, held_out)
+
+
+def check_text(text: str, what: str, held_out: Mapping[tuple[str, str], str]) -> None:
+    """See that a text for training is none that is held out, whatever is between its words.
+
+    Parameters
+    ----------
+    text : str
+    what : str
+        How the sentence of an error calls it.
+    held_out : mapping of (name, split) to str
+
+    Raises
+    ------
+    CorpusError
+        If it shares text with one of them, or is shorter than a gram.
+    """
+    numbers: dict[str, int] = {}
+
+    def words(name: str, split: str, text: str) -> Corpus:
+        found = [numbers.setdefault(w, len(numbers)) for w in _WORD.findall(text.lower())]
+        return Corpus.of(name, split, torch.tensor(found, dtype=torch.int64))
+
+    given = words(what, "file", text)
+    for (name, split), other in held_out.items():
+        check_overlap(given, words(name, split, other), what=what, unit="words")
 
 
 def _grams(corpus: Corpus, size: int) -> npt.NDArray[np.uint64]:

@@ -7,6 +7,7 @@ the step that is kept, its second half is for evaluation and seen by nobody.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -21,6 +22,7 @@ import torch
 from sw import datasets
 from sw.importers.named import detokenize
 from sw.models.llama import Llama
+from sw.wasq.corpus import check_text
 from sw.wasq.inhouse_training import Progress, Recipe, Trainer, perplexity
 from sw.wasq.language import save_language
 from sw.wasq.pair_training import Pairs, train_pairs
@@ -57,9 +59,21 @@ def gather(generated: str = "") -> Texts:
     ------
     sw.datasets.DatasetError
         If a data set is missing.
+    sw.wasq.corpus.CorpusError
+        If the generated text shares any with what is held out: of the data sets here, or
+        WikiText's test split where that is there.
     """
     sources = [detokenize(datasets.wikitext("valid")), datasets.tinyshakespeare()]
-    return divide([*sources, generated] if generated else sources)
+    if not generated:
+        return divide(sources)
+    own = divide(sources)
+    ends = map("".join, zip(own.validation, own.evaluation, strict=True))
+    names = ("wikitext-2-valid", "tinyshakespeare")
+    held_out = {(name, "held-out"): end for name, end in zip(names, ends, strict=True)}
+    with contextlib.suppress(datasets.DatasetError):  # nobody has evaluated on what is not there
+        held_out["wikitext-2", "raw-test"] = datasets.wikitext("raw-test")
+    check_text(generated, "generated text", held_out)
+    return divide([*sources, generated])
 
 
 def divide(sources: Sequence[str]) -> Texts:

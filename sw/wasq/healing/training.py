@@ -207,9 +207,10 @@ class Training:
             return
         state = checkpoint.read_state(folder)
         for name, mine in self._identity().items():
-            if state.get(name) != json.loads(json.dumps(mine)):
+            if state.get(name) != (given := json.loads(json.dumps(mine))):
                 raise HealingError(
-                    f"{name} must be that of the checkpoint in {folder}, not {_brief(mine)}"
+                    f"{name} must be that of the checkpoint in {folder}, "
+                    + _difference(state.get(name), given)
                 )
         tensors = self.tensors()
         checkpoint.read_tensors(folder, tensors, self.world)
@@ -335,6 +336,10 @@ def origin_of(task: Task) -> str:
     return fingerprint(task.model, task.weights)
 
 
-def _brief(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _difference(kept: object, given: object) -> str:
+    """How what was given differs from what a checkpoint has: by fields, where it has any."""
+    if not isinstance(kept, dict) or not isinstance(given, dict):
+        return f"not {json.dumps(given)}"
+    names = [name for name in {**kept, **given} if kept.get(name) != given.get(name)]
+    told = (f"{n} {json.dumps(kept.get(n))}, not {json.dumps(given.get(n))}" for n in names)
+    return "with " + "; ".join(told)

@@ -15,7 +15,7 @@ from typing import Final
 import onnx
 import torch
 from onnx import numpy_helper
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -77,6 +77,29 @@ def load_source(name: str) -> list[Source]:
     """
     if name in SOURCES:
         return SOURCES[name]()
+    path = _file(name)
+    return _both_forms(Path(name).stem, path, _safetensors(path), None)
+
+
+def check_source(name: str) -> None:
+    """See that there is a network of this name, or a whole file's header; no tensor is read.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or its file is no safetensors file.
+    """
+    if name not in SOURCES:
+        path = _file(name)
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} must be a safetensors file ({error})") from None
+
+
+def _file(name: str) -> Path:
+    """The file of a network that is none of :data:`SOURCES`."""
     path = Path(name)
     if path.is_dir():
         path = path / "model.safetensors"
@@ -84,7 +107,7 @@ def load_source(name: str) -> list[Source]:
         raise ValueError(
             f"model must be one of {', '.join(SOURCES)} or a safetensors file, not {name!r}"
         )
-    return _both_forms(Path(name).stem, path, _safetensors(path), None)
+    return path
 
 
 def fuse(tensors: Mapping[str, torch.Tensor], epsilon: float) -> dict[str, torch.Tensor]:
