@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
@@ -48,6 +49,18 @@ def evaluate(
     simulator.add_testbench(testbench)
     simulator.run()
     return results
+
+
+def simulate(
+    unit: wiring.Component, testbench: Callable[[SimulatorContext], Coroutine[Any, Any, None]]
+) -> None:
+    """Run a testbench on a clocked unit, to its end."""
+    top = Module()
+    top.submodules.unit = unit
+    simulator = Simulator(top)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
 
 
 def assert_equal(

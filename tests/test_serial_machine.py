@@ -7,8 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
-from amaranth.sim import Simulator
 
 from hw.core import Atreides
 from hw.machine import make_machine
@@ -24,19 +22,11 @@ from sw import assembler
 from sw.config import MachineConfig
 from sw.isa import Fault
 from sw.machine_state import Parameters
+from tests.simulation import simulate
 
 SERIAL = {"skipping": False, "wide": False, "counters": "cycles", "control": "serial"}
 SMALL = {"bits": 4, "rows": 2, "columns": 2, "slots": 8, "parameters": 2, "row_parameters": 2}
 SEED = 20261123
-
-
-def simulate(unit, testbench) -> None:
-    m = Module()
-    m.submodules.unit = unit
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
 
 
 def interpret(words: list[int], data: list[int], found: int) -> list[tuple[int, int]] | None:

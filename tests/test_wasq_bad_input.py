@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from wasq_models import small_llama, small_tokens, text_file
+from wasq_models import small_llama, small_tokens, working_folder
 
-from atreides import evaluate as evaluate_command
 from atreides.cli import main
 from sw.models.llama import Llama
-from sw.wasq import corpus
 from sw.wasq.language import save_language
 
 CPU = ["--device", "cpu"]
@@ -46,13 +44,7 @@ class Malicious:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A text and a cache of its own; the working directory."""
-    monkeypatch.setattr(evaluate_command, "cache_directory", lambda: tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "held.txt").write_text("Quite another text, about ships, wind and weather. " * 40)
-    monkeypatch.setattr(corpus, "EVALUATION", str(tmp_path / "held.txt"))
-    text_file(tmp_path)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("command", [QUANTIZE, HEAL, EVALUATE], ids=lambda words: words[0])

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from wasq_models import small_llama, small_tokens, text_file
+from wasq_models import small_llama, small_tokens, working_folder
 
 from atreides import evaluate as evaluate_command
 from atreides import quantize as quantize_command
 from atreides import wasq_methods
 from atreides.cli import main
 from sw import paths
-from sw.wasq import corpus, inhouse
+from sw.wasq import inhouse
 from sw.wasq.healing import annealed, training
 from sw.wasq.healing.measured import Bench
 from sw.wasq.language import load_language, save_language
@@ -30,14 +30,9 @@ NOWHERE = Path("/proc/nothing")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small model, a text beside it, and a cache of its own; the working directory."""
-    monkeypatch.setattr(evaluate_command, "cache_directory", lambda: tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "held.txt").write_text("Quite another text, about ships, wind and weather. " * 40)
-    monkeypatch.setattr(corpus, "EVALUATION", str(tmp_path / "held.txt"))
+    """With a small model in it."""
     save_language(tmp_path / "small", small_llama(), small_tokens())
-    text_file(tmp_path)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch)
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
 import shutil
@@ -9,14 +10,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyosys
 import pytest
-from amaranth.hdl import Module
-from amaranth.sim import Simulator
 
 from hw.memory_attributes import LARGE_PASSES, PASSES
 from hw.synthesis import component_source, run_passes
 from hw.word_memory import WordMemory
+from tests.simulation import simulate
 
 SEED = 20261123
 WORDS = 37
@@ -65,12 +64,7 @@ def test_words_share_entries_and_keep_their_neighbours(bits, lanes):
             if not write:
                 assert context.get(unit.word) == want
 
-    m = Module()
-    m.submodules.unit = unit
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    simulate(unit, testbench)
 
 
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus is not installed")
@@ -79,7 +73,9 @@ def test_sb_spram256ka_keeps_words_in_yosys_own_model(
     bits: int, broken: bool, tmp_path: Path
 ) -> None:
     """The primitive, whose contents are unknown at first; one that ignores the mask does not."""
-    model = Path(pyosys.__file__).parent / "share/ice40/cells_sim.v"
+    # found, not imported: what pyosys loads for all keeps matplotlib from being imported behind it
+    (place,) = importlib.util.find_spec("pyosys").submodule_search_locations
+    model = Path(place) / "share/ice40/cells_sim.v"
     unit, netlist = tmp_path / "unit.il", tmp_path / "unit.v"
     unit.write_text(component_source(WordMemory(bits, WORDS)).text)
     passes = [*PASSES, *LARGE_PASSES, "synth_ice40 -device u -spram -top unit"]

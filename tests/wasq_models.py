@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from atreides import evaluate
 from sw.models.byte_pairs import byte_characters
 from sw.models.llama import Llama, LlamaConfig
+from sw.wasq import corpus
 from sw.wasq.language import LanguageModel
 from sw.wasq.tokens import PairTokens
 
@@ -44,3 +47,15 @@ def text_file(folder: Path, repeats: int = 40) -> Path:
     lines = [f"The hill number {i} tells the tale of {i * i} bells.\n" for i in range(repeats)]
     path.write_text("".join(lines))
     return path
+
+
+def working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text, another one that stands for the evaluated one, and a cache of its own; the working
+    directory.
+    """
+    monkeypatch.setattr(evaluate, "cache_directory", lambda: folder / "cache")
+    monkeypatch.chdir(folder)
+    (folder / "held.txt").write_text("Quite another text, about ships, wind and weather. " * 40)
+    monkeypatch.setattr(corpus, "EVALUATION", str(folder / "held.txt"))
+    text_file(folder)
+    return folder
