@@ -9,7 +9,8 @@
 
 # The interpreter that .venv is made with; 3.11 or newer. Empty: the first one that fits.
 PYTHON ?=
-# Tests side by side. Simulators and solvers are processes of their own: few is fast.
+# Tests side by side. Simulators and solvers are processes of their own: few is fast. Each worker
+# starts with one half of the files and takes over from the other: what a file shares is made once.
 JOBS ?= 2
 # Where `make verilog` writes.
 OUTPUT ?= build
@@ -26,7 +27,7 @@ demo: setup ## train a small network, quantize it, run it on Superfloat arithmet
 	@$(BIN)/atreides demo
 
 test: lint ## style, types, import rules and every quick test
-	@$(BIN)/pytest -n $(JOBS)
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 lint: setup ## style and types only
 	@$(BIN)/ruff check
@@ -34,7 +35,7 @@ lint: setup ## style and types only
 	@$(BIN)/mypy
 
 prove: setup ## the slow proofs and sweeps
-	@$(BIN)/pytest -n $(JOBS) --slow -m slow
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal --slow -m slow
 
 flow: setup ## the big place-and-route builds, one after the other (hours)
 	@$(BIN)/pytest --flow -m flow
