@@ -141,6 +141,17 @@ def synthesise(text: str, netlist: str, top: str = TOP) -> str:
     return _synthesised(text, netlist, top)[0]
 
 
+def cells_of(text: str, netlist: str, top: str) -> Mapping[str, Any]:
+    """The netlist of Verilog as yosys' JSON has it: ``ports`` and ``cells`` of the top.
+
+    Raises
+    ------
+    SynthesisError
+        If a tool fails, or leaves logic that is no cell.
+    """
+    return _synthesised(text, netlist, top)[1]
+
+
 def _synthesised(text: str, netlist: str, top: str) -> tuple[str, dict[str, Any]]:
     library = [f"read_liberty -lib -ignore_miss_func {LIBERTY}"] if netlist == "osu018" else []
     with tempfile.TemporaryDirectory(prefix="atreides-netlist-") as directory:

@@ -19,6 +19,7 @@ from sim.gates import NETLISTS, cell_models, netlist_design, unit_netlist
 from sim.machine_backends import execute
 from sim.machine_job import Job, MachineFailed
 from sim.machine_model import machine_of
+from sim.netlist_machine import plain_units
 from sim.runner import SimulationFailed, compare
 from sim.scoreboard import Scoreboard
 from sim.units import UNITS
@@ -141,19 +142,25 @@ def test_a_unit_after_synthesis_equals_the_integer_model() -> None:
     assert not board.mismatches, board.report()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("netlist", NETLISTS)
-@pytest.mark.parametrize(
-    "group",
-    [
-        pytest.param(g, marks=pytest.mark.slow if g in SHORT else pytest.mark.flow)
-        for g in UNIT_GROUPS
-    ],
-)
+@pytest.mark.parametrize("group", SHORT)
 def test_units_after_synthesis_equal_the_integer_model(group: str, netlist: str) -> None:
     units, bits, limit = UNIT_GROUPS[group]
     nearest = [case for case in unit_cases(units, bits) if "truncate" not in str(case)]
-    cases = nearest[: SHORT[group]] if group in SHORT else unit_cases(units, bits)
+    cases = nearest[: SHORT[group]]
     board = compared(cases, unit_netlist([case.build() for case in cases], netlist), limit)
+    assert not board.mismatches, board.report()
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize("netlist", NETLISTS)
+@pytest.mark.parametrize("group", UNIT_GROUPS)
+def test_many_units_after_synthesis_equal_the_integer_model(group: str, netlist: str) -> None:
+    """Cells as ``tests/test_netlist_cells.py`` holds them against yosys' models."""
+    units, bits, limit = UNIT_GROUPS[group]
+    cases = unit_cases(units, bits)
+    board = compared(cases, plain_units([case.build() for case in cases], netlist), limit)
     assert not board.mismatches, board.report()
 
 
