@@ -201,6 +201,7 @@ class Job:
             "device": self.board.device.name,
             "config": dataclasses.asdict(self.config),
             "build": self.identity(round(clock.hertz)),
+            "hertz": round(clock.hertz),
             "megahertz": round(clock.megahertz, 4),
             "reached_megahertz": built.placement.megahertz,
             "goal_megahertz": built.goal,

@@ -74,7 +74,9 @@ class Case:
         return " ".join([self.unit, *(f"{k}={v}" for k, v in self.parameters.items())])
 
 
-def plan_of(cases: Sequence[Case], limit: int, seed: int = DEFAULT_SEED) -> Plan:
+def plan_of(
+    cases: Sequence[Case], limit: int, seed: int = DEFAULT_SEED, *, unset: bool = False
+) -> Plan:
     """The plan of a harness with one lane per case.
 
     Parameters
@@ -84,6 +86,9 @@ def plan_of(cases: Sequence[Case], limit: int, seed: int = DEFAULT_SEED) -> Plan
     limit : int
         Vectors, tokens or cycles per case.
     seed : int
+    unset : bool
+        Whether registers hold anything at power-up: then clocked units without streams are reset
+        in the first cycle, whose outputs do not count.
     """
     layouts = []
     for case in cases:
@@ -102,6 +107,7 @@ def plan_of(cases: Sequence[Case], limit: int, seed: int = DEFAULT_SEED) -> Plan
         return Plan(tuple(_vector_lane(c, layout, limit, seed) for c, layout in pairs), False, seed)
     random = Random(f"{seed} resets")
     resets = [step for step in range(1, limit) if random.random() < RESET_CHANCE]
+    resets = [0] * unset + resets
     lanes = [_clocked_lane(c, layout, limit, seed, resets) for c, layout in pairs]
     return Plan(tuple(lanes), True, seed, resets)
 
@@ -136,7 +142,8 @@ def _clocked_lane(
         for outputs in case.model(cycles):
             known = {name: value for name, value in outputs.items() if value is not None}
             expected.append(_pack_all(layout, {**dict.fromkeys(outputs, 0), **known}))
-            mask.append(layout.pack_outputs({name: -1 for name in known}))
+            counts = len(mask) > 0 or 0 not in resets  # what power-up left is reset first
+            mask.append(layout.pack_outputs({name: -1 for name in known}) if counts else 0)
     return VectorLane(str(case), layout, inputs, expected, mask)
 
 

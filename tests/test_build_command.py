@@ -436,8 +436,9 @@ def check_report(report: dict, folder: Path) -> None:
     content = Path(report["bitstream"]).read_bytes()
     assert len(content) > 50_000
     assert report["reached_megahertz"] >= report["megahertz"] > 18
+    assert report["megahertz"] == round(report["hertz"] / 1e6, 4)
     job = Job(BOARDS[report["board"]], MachineConfig(**report["config"]), folder)
-    assert report["build"] == job.identity(round(report["megahertz"] * 1e6))
+    assert report["build"] == job.identity(report["hertz"])
     logs = {path.name for path in folder.glob("*.logs/*")}
     assert logs >= {"synthesise.log", "place.log", "pack.log"}
 

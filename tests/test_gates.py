@@ -117,8 +117,8 @@ def unit_cases(units: Sequence[str], bits: Sequence[int]) -> list[Case]:
     return [case for unit in units for case in UNITS[unit](bits)]
 
 
-def compared(cases: list[Case], text: str, limit: int) -> Scoreboard:
-    board = compare(text, plan_of(cases, limit), "icarus")
+def compared(cases: list[Case], text: str, limit: int, *, unset: bool = False) -> Scoreboard:
+    board = compare(text, plan_of(cases, limit, unset=unset), "icarus")
     assert board.compared
     return board
 
@@ -160,7 +160,8 @@ def test_many_units_after_synthesis_equal_the_integer_model(group: str, netlist:
     """Cells as ``tests/test_netlist_cells.py`` holds them against yosys' models."""
     units, bits, limit = UNIT_GROUPS[group]
     cases = unit_cases(units, bits)
-    board = compared(cases, plain_units([case.build() for case in cases], netlist), limit)
+    text = plain_units([case.build() for case in cases], netlist)
+    board = compared(cases, text, limit, unset=netlist in gates.UNSET)
     assert not board.mismatches, board.report()
 
 
