@@ -105,6 +105,8 @@ def test_the_clock_is_the_fastest_below_what_the_placement_reached(
     assert goals == [100.0, 100.0]
     assert 0.98 * 73.02 < report["megahertz"] <= 73.02
     assert report["placements"] == 2
+    job = Job(BOARDS["ulx3s-12f"], MachineConfig(**report["config"]), made)
+    assert report["build"] == job.identity(report["hertz"])
     assert report == json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
     content = made.joinpath("ulx3s-12f-sf3-1x1.bit").read_bytes()
     assert content == b"bits"
