@@ -46,7 +46,10 @@ def build(
     frequency: Annotated[
         str, typer.Option(metavar="MHZ|auto", help="Of the machine; auto: the highest that closes.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the placement.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the first placement.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Placements at most, where they are near the goal.")
+    ] = 1,
     baud: Annotated[int, typer.Option(min=1, help="Bits per second of the line.")] = BAUD,
     force: Annotated[
         bool, typer.Option("--force", help="Try even what is told not to fit before synthesis.")
@@ -59,8 +62,9 @@ def build(
     build/boards/ulx3s-85f-sf8-8x8.bit, and beside it a report ending in .json and the tools' logs.
     `atreides program` loads it onto the board.
 
-    With `--frequency auto` the machine is placed once for a high goal, and again at the fastest
-    clock that the board's loop makes below what that reached.
+    With `--frequency auto` the machine is placed for a high goal, and again at the fastest clock
+    that the board's loop makes below what that reached. A placement that is less than 10 % short of
+    its goal is followed by one with the next seed, `--seeds` in all at most.
 
     What certainly does not fit is refused before synthesis, with the nearest that does; where the
     model of `atreides fit` cannot tell, a line says so. `--force` tries anyway.
@@ -72,7 +76,7 @@ def build(
     try:
         chosen = find_board(board)
         wanted = _frequency(frequency)
-        job = Job(chosen, config, output, seed, baud)
+        job = Job(chosen, config, output, seed, baud, seeds)
         job.check()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -105,6 +109,8 @@ class Job:
     output : Path
         The directory of the bitstream.
     seed, baud : int
+    seeds : int
+        As in hw.board_flow.Flow.
     """
 
     board: Board
@@ -112,6 +118,7 @@ class Job:
     output: Path
     seed: int = 1
     baud: int = BAUD
+    seeds: int = 1
 
     @property
     def name(self) -> str:
@@ -158,9 +165,8 @@ class Job:
         for folder in (work, logs):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        flow = Flow(
-            self.board, self.top, work.absolute(), logs.absolute(), stages, self.baud, self.seed
-        )
+        folders = work.absolute(), logs.absolute()
+        flow = Flow(self.board, self.top, *folders, stages, self.baud, self.seed, self.seeds)
         try:
             built = flow.build(megahertz)
             found = self._report(built, stages, built.bitstream.read_bytes())
@@ -209,6 +215,7 @@ class Job:
             "baud": self.baud,
             "divisor": clock.divisor,
             "seed": self.seed,
+            "placed_seed": built.seed,
             "placements": built.placements,
             "utilisation": {n: list(pair) for n, pair in built.placement.utilisation.items()},
             "cells": built.cells,

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.memory_attributes import NO_COLLISIONS
+from hw.memory_attributes import bank_attributes
 from hw.rotator import Rotator
 
 
@@ -21,7 +21,7 @@ class BankedMemory(wiring.Component):
 
     Any ``vector`` consecutive elements lie in different banks, so a vector is read or written in
     one cycle, and turned by ``address mod vector``. Each read port has a copy of the banks, and
-    each bank one synchronous read port and one write port: block RAM.
+    each bank one synchronous read port and one write port: block RAM, if of more than 32 rows.
 
     A read of cycle r gives its elements in cycle ``r + latency``. A write of cycle w is seen by the
     reads of cycle ``w + write_latency`` and later, and by none before.
@@ -85,11 +85,12 @@ class BankedMemory(wiring.Component):
         # Bank b takes element (b - turn) mod V.
         index_bits = len(turn)
         enables = [write.enable & ((bank - turn)[:index_bits] < write.count) for bank in banks]
+        attributes = bank_attributes(self.rows)
         for number, (read, elements) in enumerate(zip(self.read, self.elements, strict=True)):
             turn, read_rows = self._rows(m, f"read_{number}", read.address)
             found = []
             for bank in banks:
-                memory = Memory(shape=width, depth=self.rows, init=[], attrs=NO_COLLISIONS)
+                memory = Memory(shape=width, depth=self.rows, init=[], attrs=attributes)
                 m.submodules[f"copy_{number}_bank_{bank}"] = memory
                 write_port, read_port = memory.write_port(), memory.read_port()
                 m.d.comb += [

@@ -157,21 +157,34 @@ class ChunkReader(wiring.Component):
         mode, bitmap = self._chunk["mode"], self._bitmap
         lane, is_first, is_last = Signal(len(step.lane)), Signal(), Signal()
         direct = mode != FeedMode.LANES
+        # What the next step waits for, known before: many registers wait for the step.
+        for_place, for_room, for_none = (
+            Signal(name=f"step_for_{name}") for name in ("place", "room", "none")
+        )
         m.d.comb += [
-            step.enable.eq(held & Mux(direct, self.place, self.room | ~is_first)),
+            step.enable.eq((for_place & self.place) | (for_room & self.room) | for_none),
             step.direct.eq(direct),
             step.first.eq(self.record.first & is_first),
             step.last.eq(self.record.last & bitmap.last),
             step.lane.eq(lane),
             step.close.eq(Mux(direct, bitmap.last, is_last)),
-            self.slice.eq(step.enable & direct),
-            self.start.eq(step.enable & ~direct & is_first),
+            self.slice.eq(for_place & self.place),
+            self.start.eq(for_room & self.room),
         ]
         if self.side == "b":
             m.d.comb += step.identity.eq(mode == FeedMode.IDENTITY)
         with m.If(step.enable):
             m.d.sync += [is_first.eq(0), is_last.eq(lane + 2 == self._chunk["lanes"])]
             m.d.sync += lane.eq(lane + 1)
+        with m.If(self.chunks.ready):
+            slices = self.chunks.payload.mode != FeedMode.LANES
+            m.d.sync += [
+                for_place.eq(self.chunks.valid & slices),
+                for_room.eq(self.chunks.valid & ~slices),
+                for_none.eq(0),
+            ]
+        with m.Elif(self.start):
+            m.d.sync += [for_room.eq(0), for_none.eq(1)]
         with m.If(accept):
             m.d.sync += [is_first.eq(1), is_last.eq(self.chunks.payload.lanes == 1), lane.eq(0)]
 

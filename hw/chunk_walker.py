@@ -72,6 +72,8 @@ class ChunkWalker(wiring.Component):
     valid : Out(1)
         Whether there is a chunk.
     chunk : Out(walked_layout(config))
+    b_slice : Out(address_bits)
+        ``b_address``; where B is an identity, anything.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -85,6 +87,7 @@ class ChunkWalker(wiring.Component):
                 "step": In(1),
                 "valid": Out(1),
                 "chunk": Out(walked_layout(config)),
+                "b_slice": Out(config.address_bits),
             }
         )
 
@@ -96,20 +99,14 @@ class ChunkWalker(wiring.Component):
         last = {name: Signal(name=f"last_{name}") for name in LEVELS}
         loop = {name: Signal(name=f"loop_{name}") for name in LEVELS}
         part_last, last_block = self._measure(m, last["k0"])
-        inner: Value = Const(1, 1)  # all loops inside this one are at their end
-        moves = {}
-        for name in reversed(LEVELS):
-            moves[name] = inner
-            m.d.comb += loop[name].eq(inner & ~last[name])
-            inner &= last[name]
-            if name != "k0":
-                taken = self.config.rows if name == "m" else 1
-                self._count(m, full[name], taken, last[name], self.step & moves[name])
+        moves, ended = self._count_loops(m, full, last)
+        for name in LEVELS:
+            m.d.comb += loop[name].eq(moves[name] & ~last[name])
         with m.If(self.start):
             m.d.sync += self.valid.eq(1)
-        with m.Elif(self.step & inner):
+        with m.Elif(self.step & ended):
             m.d.sync += self.valid.eq(0)
-        tile_end = last["k0"] & last["k1"] & last["k2"]
+        tile_end = moves["t"]
         m.d.comb += [
             chunk.end.eq(Mux(self.blocks, part_last, tile_end)),
             chunk.place.last_block.eq(last_block),
@@ -120,15 +117,40 @@ class ChunkWalker(wiring.Component):
         self._address(m, loop, moves)
         return m
 
-    def _count(self, m: Module, full: Value, taken: int, last: Signal, moves: Value) -> None:
-        """Count a loop down; ``last`` is a register, found as the count changes."""
-        left = Signal(COUNT_BITS, name=last.name.replace("last", "left"))
-        restarts = self.start | last
+    def _count_loops(
+        self, m: Module, full: dict[str, Value], last: dict[str, Signal]
+    ) -> tuple[dict[str, Value], Value]:
+        """Count all loops but k0; which ones move in a step, and whether it is the product's last.
+
+        What moves is known from k0 and a register per loop, which says whether all loops between
+        are at their end: many registers wait for it.
+        """
+        inner: Value = last["k0"]  # k0 and the loops inside this one are at their end
+        moves = {"k0": Const(1, 1)}
+        between: Value = Const(1, 1)  # the loops from k1 to inside this one
+        next_between: Value = Const(1, 1)
+        for name in reversed(LEVELS[:-1]):
+            moves[name] = inner
+            moved = self._count(m, name, full[name], last[name], self.step & inner)
+            next_between &= Mux(self.start | between, moved, last[name])
+            between = Signal(name=f"ended_{name}")
+            with m.If(self.start | (self.step & last["k0"])):
+                m.d.sync += between.eq(next_between)
+            inner = last["k0"] & between
+        return moves, inner
+
+    def _count(self, m: Module, name: str, full: Value, last: Signal, moves: Value) -> Value:
+        """Count a loop down; ``last`` is a register, found as the count changes.
+
+        Returns what it becomes.
+        """
+        taken = self.config.rows if name == "m" else 1
+        left = Signal(COUNT_BITS, name=f"left_{name}")
+        restarts, moved = self.start | last, Signal(name=f"moved_{name}")
+        m.d.comb += moved.eq(Mux(restarts, full <= taken, left <= 2 * taken))
         with m.If(self.start | moves):
-            m.d.sync += [
-                left.eq(Mux(restarts, full, left - taken)),
-                last.eq(Mux(restarts, full <= taken, left <= 2 * taken)),
-            ]
+            m.d.sync += [left.eq(Mux(restarts, full, left - taken)), last.eq(moved)]
+        return moved
 
     def _measure(self, m: Module, last: Signal) -> tuple[Value, Value]:
         """The chunk's length; whether it ends its run or block, and whether that is the last."""
@@ -192,6 +214,7 @@ class ChunkWalker(wiring.Component):
                 chunk[f"{side}_address"].eq(nest.address),
             ]
             m.d.comb += [nest.strides[i].eq(own[name]) for i, name in enumerate(LEVELS)]
+        m.d.comb += self.b_slice.eq(nest.address)  # the last one's, B's
         run_start = Signal()
         with m.If(self.start | self.step):
             m.d.sync += run_start.eq(self.start | ~loop["k0"])

@@ -7,6 +7,7 @@ from typing import Final
 
 from hw.fit_census import Census, Kept
 from hw.fit_placer import LUT_RAM
+from hw.memory_attributes import BLOCK, bank_attributes
 from sw.config import MachineConfig
 
 #: Depths by width of a block RAM, for a memory with a port to read and one to write: DP16KD with
@@ -179,4 +180,6 @@ def product_bits(family: str, found: Census) -> int:
 def tile_banks(config: MachineConfig) -> tuple[Kept, int]:
     """A bank of the tile memory's words, and how many banks there are."""
     word = config.bits + 1 + config.unity  # with a flag for zero, and one for unity
-    return Kept(word, max(2, config.memory_words // config.vector)), 2 * config.vector
+    depth = max(2, config.memory_words // config.vector)
+    wanted = BLOCK.items() <= bank_attributes(depth).items()
+    return Kept(word, depth, wanted=wanted), 2 * config.vector

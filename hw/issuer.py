@@ -201,9 +201,11 @@ class Issuer(wiring.Component):
         left = Signal(len(self.terms))
         first = Signal()
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), first.eq(1), left.eq(self.terms)]
+            m.d.sync += self.busy.eq(1)
         with m.Elif(self.done):
             m.d.sync += self.busy.eq(0)
+        with m.If(self.start):
+            m.d.sync += [first.eq(1), left.eq(self.terms)]
         with m.Elif(self.issued):
             m.d.sync += [first.eq(0), left.eq(left - 1)]
         matmul_end = ~gemm & ~drain & self.issued & (left == 1)

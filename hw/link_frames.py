@@ -153,7 +153,7 @@ class FrameSender(wiring.Component):
         flagged = (part == Part.OPEN) | (part == Part.CLOSE)
         special = ~flagged & ((byte == FLAG) | (byte == ESCAPE))
         header = Cat(self.kind, self.sequence, self.status)
-        last = Signal()  # index of the part's last byte
+        last, late = Signal(), Signal()  # index of the part's last byte; no byte is taken sooner
         m.d.comb += [
             self.busy.eq(part != Part.IDLE),
             self.read.addr.eq(index),
@@ -177,7 +177,7 @@ class FrameSender(wiring.Component):
         with m.If(sends & self.o.ready):
             m.d.sync += escaped.eq(special & ~escaped)
         reads = self.busy & ~taken
-        m.d.sync += [read.eq(reads), sends.eq(reads & read), byte.eq(source)]
+        m.d.sync += [read.eq(reads), sends.eq(reads & read), byte.eq(source), late.eq(last)]
         m.d.comb += [last.eq(1), source.eq(FLAG)]
         following = Signal(Part)
         m.d.comb += following.eq(part + 1)
@@ -199,6 +199,6 @@ class FrameSender(wiring.Component):
                 m.d.comb += following.eq(Part.IDLE)
         with m.If(taken):
             m.d.sync += index.eq(index + 1)
-            with m.If(last):
+            with m.If(late | ~self.busy):
                 m.d.sync += [index.eq(0), part.eq(following)]
         return m

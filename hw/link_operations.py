@@ -49,13 +49,14 @@ class State(Enum):
     LANE = 9
     LANES = 10
     TRAILER = 11
+    NEXT = 12
 
 
 class LinkOperations(wiring.Component):
     """Does the operations of a request one after the other.
 
     A byte of the request takes 3 cycles, one of the reply 1, a lane of it one more; WRITE, CLEAR
-    and READ take a cycle per access and what the host port takes besides, RUN ends as
+    and READ take two cycles per access and what the host port takes besides, RUN ends as
     ``docs/link.md`` says. Rows of a program that nobody collected are dropped by the next READ.
 
     Parameters
@@ -110,13 +111,15 @@ class LinkOperations(wiring.Component):
         self._timer = Signal(32)
         self._index = Signal(range(max(OPERATION_BYTES, TRAILER_BYTES)))
         self._lane = Signal(range(self.config.columns + 1))
+        self._following = Signal(range(self.config.columns + 2))  # the lane after that of a write
         self._byte = Signal(range(max(self.sizes.exact, COUNTER_BYTES)))
         self._later = Signal()  # not the first access
         self._size = Signal(range(self.config.columns + 1))  # words of this access
         self._last_access = Signal()
         self._dropped = Signal()  # the beat that is there has been read
         self._expired = Signal()  # the timer is at its end; a cycle late
-        self._tiles = self._header.space == Space.TILES
+        self._tiles = Signal()  # of an access; from the cycle after DISPATCH on
+        m.d.sync += self._tiles.eq(self._header.space == Space.TILES)
         m.submodules.access = self._access = AccessSize(self.config)
         m.submodules.words = self._words = AccessWords(self.config)
         m.submodules.bytes = self._bytes = ResultBytes(self.config)
@@ -150,6 +153,8 @@ class LinkOperations(wiring.Component):
                 self._fetch(m)
             with m.Case(State.OFFER):
                 self._offer(m)
+            with m.Case(State.NEXT):
+                self._next_access(m)
             with m.Case(State.REPLY):
                 self._reply(m)
             with m.Case(State.ROW):
@@ -192,6 +197,7 @@ class LinkOperations(wiring.Component):
         m.d.sync += [
             self._later.eq(0),
             self._lane.eq(0),
+            self._following.eq(1),
             self._byte.eq(0),
             self._timer.eq(self.patience),
             self._expired.eq(0),
@@ -233,9 +239,11 @@ class LinkOperations(wiring.Component):
             m.d.comb += words.take.eq(1)
             m.d.sync += self._byte.eq(self._byte + 1)
             with m.If(words.last_byte):
-                m.d.sync += [self._byte.eq(0), self._lane.eq(self._lane + 1)]
-                with m.If(self._lane + 1 == self._size):
-                    m.d.sync += [self._lane.eq(0), self._state.eq(State.OFFER)]
+                m.d.sync += [self._byte.eq(0), self._lane.eq(self._following)]
+                m.d.sync += self._following.eq(self._following + 1)
+                with m.If(self._following == self._size):
+                    m.d.sync += [self._lane.eq(0), self._following.eq(1)]
+                    m.d.sync += self._state.eq(State.OFFER)
 
     def _offer(self, m: Module) -> None:
         """One access of WRITE, CLEAR or READ."""
@@ -254,7 +262,7 @@ class LinkOperations(wiring.Component):
             with m.If(reads):
                 m.d.sync += self._state.eq(State.REPLY)
             with m.Else():
-                self._next_access(m)
+                m.d.sync += self._state.eq(State.NEXT)
         with m.Elif(self._expired):
             self._end(m, ReplyStatus.STUCK)
 
@@ -313,7 +321,7 @@ class LinkOperations(wiring.Component):
                     m.d.sync += self._dropped.eq(1)
                     m.d.sync += [self._lane.eq(0), self._state.eq(State.RUN)]
                     with m.If(self.results.payload.kind == ResultKind.READ):
-                        self._next_access(m)
+                        m.d.sync += self._state.eq(State.NEXT)
 
     def _run(self, m: Module) -> None:
         """Words of a program to the machine, rows from it, and its status."""

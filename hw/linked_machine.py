@@ -63,15 +63,17 @@ class ServedMachine(wiring.Component):
         resetting = self._reset(m, link.reset)
         machine = make_machine(self.greeting.config, self.target, resetting)
         m.submodules.machine = machine
-        for name in ("instructions", "host", "results", "status"):
+        for name in ("instructions", "host", "status"):
             connect(m, getattr(link, name), getattr(machine, name))
         with m.If(resetting):  # not of a program before
             m.d.comb += link.status.valid.eq(0)
         if self.target in CLOCKED_READS:  # small parts, where registers are short and clocks slow
             connect(m, flipped(self.i), link.i)
             connect(m, link.o, flipped(self.o))
+            connect(m, machine.results, link.results)
         else:
             self._join_line(m, link)
+            self._join_results(m, machine.results, link.results, resetting)
         m.d.comb += [self.busy.eq(machine.busy | resetting), self.greeted.eq(link.greeted)]
         return m
 
@@ -83,6 +85,19 @@ class ServedMachine(wiring.Component):
             m.d.sync += self.o.valid.eq(link.o.valid & ~self.o.valid & ~self.reset)
         with m.If(~self.o.valid):
             m.d.sync += self.o.payload.eq(link.o.payload)
+
+    def _join_results(
+        self, m: Module, machine: stream.Interface, link: stream.Interface, resetting: Signal
+    ) -> None:
+        """A register for a beat, whose queue is late block RAM; the next is there 2 cycles later.
+
+        The link takes none in the cycle in which it is first there.
+        """
+        m.d.comb += machine.ready.eq(link.ready)
+        m.d.sync += [
+            link.valid.eq(machine.valid & ~link.ready & ~resetting),
+            link.payload.eq(machine.payload),
+        ]
 
     def _reset(self, m: Module, asked: Signal) -> Signal:
         """Whether the machine is reset: for long enough to reach all of it."""

@@ -6,13 +6,16 @@ from typing import Final
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from hw.block_queue import make_queue
+from hw.block_queue import BlockQueue, make_queue
 from hw.chunk import FeedMode, chunk_layout
 from hw.chunk_filter import ChunkFilter, looked_layout
 from hw.chunk_walker import ChunkWalker
 from hw.machine_registers import registers_layout
+from hw.memory_attributes import CLOCKED_READS
+from hw.queue_head import QueueHead
 from hw.tile_memory import TileMemory, segment_bits
 from hw.tile_record import tile_layout
 from hw.tile_walker import LATE_FIELDS, TileWalker
@@ -153,7 +156,7 @@ class Planner(wiring.Component):
         m.submodules.looked = looked = make_queue(layout.size, depth - 1, self.target)
         on_the_way = Signal(range(depth + 1))  # walked and not yet taken: each finds room
         room = Signal(init=1)  # on_the_way < depth
-        ready = Signal()  # a chunk is at the filter
+        head = self._head(m, "looked", looked)
         m.d.comb += walker.step.eq(walker.valid & room)
         take = kept.i.valid & kept.i.ready
         m.d.sync += on_the_way.eq(on_the_way + walker.step - take)
@@ -163,7 +166,7 @@ class Planner(wiring.Component):
             m.d.sync += room.eq(on_the_way != depth - 1)
         m.d.comb += [
             self.flags.enable.eq(walker.step),
-            self.flags.segment.eq(walker.chunk.b_address >> (self.config.columns - 1).bit_length()),
+            self.flags.segment.eq(walker.b_slice >> (self.config.columns - 1).bit_length()),
         ]
         before = chunk = walker.chunk
         valid, vector = walker.step, self.config.vector
@@ -179,12 +182,28 @@ class Planner(wiring.Component):
             bitmap.eq(wanted & ~(self.zero & kept.skip.replicate(vector))),
             looked.w_en.eq(valid),
             looked.w_data.eq(Cat(chunk, bitmap, bitmap.any())),
-            looked.r_en.eq(take | ~ready),
-            kept.i.valid.eq(ready),
+            kept.i.valid.eq(head.valid),
+            kept.i.payload.eq(head.payload),
+            head.ready.eq(kept.i.ready),
         ]
-        with m.If(looked.r_en):
-            m.d.sync += [ready.eq(looked.r_rdy), kept.i.payload.eq(looked.r_data)]
         return on_the_way.any()
+
+    def _head(self, m: Module, name: str, queue: BlockQueue | SyncFIFO) -> stream.Interface:
+        """What a queue gives, in a register: whether that is taken comes late in its cycle."""
+        width = len(queue.r_data)
+        if self.target not in CLOCKED_READS:
+            m.submodules[f"{name}_head"] = head = QueueHead(width)
+            m.d.comb += [
+                head.i.valid.eq(queue.r_rdy),
+                head.i.payload.eq(queue.r_data),
+                queue.r_en.eq(head.i.ready),
+            ]
+            return head.o
+        o = stream.Signature(width).create(path=(f"{name}_head",))  # small parts: slow clocks
+        m.d.comb += queue.r_en.eq(o.ready | ~o.valid)
+        with m.If(queue.r_en):
+            m.d.sync += [o.valid.eq(queue.r_rdy), o.payload.eq(queue.r_data)]
+        return o
 
     def _queue(self, m: Module, kept: ChunkFilter, tiles: TileWalker) -> Value:
         """Give a chunk to both sides, and the first of a tile to the issuer as well.
@@ -207,12 +226,12 @@ class Planner(wiring.Component):
                 o.payload.eq(queues[name].r_data),
                 queues[name].r_en.eq(o.ready),
             ]
-        m.d.comb += queues["tile"].r_en.eq(self.tiles.ready | ~self.tiles.valid)
-        with m.If(queues["tile"].r_en):
-            m.d.sync += [
-                self.tiles.valid.eq(queues["tile"].r_rdy),
-                self.tiles.payload.eq(queues["tile"].r_data),
-            ]
+        head = self._head(m, "tile", queues["tile"])
+        m.d.comb += [
+            self.tiles.valid.eq(head.valid),
+            self.tiles.payload.eq(head.payload),
+            head.ready.eq(self.tiles.ready),
+        ]
         leave = Signal()
         comes = Signal()  # a record, to the queue of tiles
         records = Signal(range(TILE_QUEUE + 1))  # on their way to the queue, in it, and behind it

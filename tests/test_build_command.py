@@ -83,12 +83,12 @@ def reaching(monkeypatch: pytest.MonkeyPatch, *megahertz: float) -> list[float]:
 
     def place(board, goal, seed, folder, log) -> Placement:
         goals.append(goal)
-        return Placement(next(results), {"TRELLIS_COMB": (100, 24288)})
+        reached = next(results)
+        folder.joinpath("placed.config").write_text(f"bits of {reached} MHz, seed {seed}")
+        return Placement(reached, {"TRELLIS_COMB": (100, 24288)})
 
     def pack(board, folder, log) -> Path:
-        made = folder / "packed.bit"
-        made.write_bytes(b"bits")
-        return made
+        return folder.joinpath("placed.config").rename(folder / "packed.bit")
 
     monkeypatch.setattr(board_flow, "place", place)
     monkeypatch.setattr(board_flow, "pack", pack)
@@ -109,7 +109,7 @@ def test_the_clock_is_the_fastest_below_what_the_placement_reached(
     assert report["build"] == job.identity(report["hertz"])
     assert report == json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
     content = made.joinpath("ulx3s-12f-sf3-1x1.bit").read_bytes()
-    assert content == b"bits"
+    assert content == b"bits of 74.5 MHz, seed 1"
     assert report["sha256"] == hashlib.sha256(content).hexdigest()
 
 
@@ -126,6 +126,47 @@ def test_a_design_faster_than_the_goal_gets_a_faster_clock(made: Path, monkeypat
     assert main(["build", "--board", "ulx3s-12f", "-o", str(made), *SIZES]) == 0
     report = json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
     assert 127 < report["megahertz"] <= 130
+
+
+def test_a_placement_a_little_short_of_its_goal_is_followed_by_the_next_seed(
+    made: Path, monkeypatch
+) -> None:
+    goals = reaching(monkeypatch, 96, 91, 101)
+    words = [
+        "build",
+        "--board",
+        "ulx3s-12f",
+        "-o",
+        str(made),
+        "--seed",
+        "5",
+        "--seeds",
+        "8",
+        *SIZES,
+    ]
+    assert main(words) == 0
+    report = json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
+    assert goals == [100.0] * 3
+    assert (report["megahertz"], report["reached_megahertz"]) == (100, 101)
+    assert (report["placements"], report["seed"], report["placed_seed"]) == (3, 5, 7)
+    assert made.joinpath("ulx3s-12f-sf3-1x1.bit").read_bytes() == b"bits of 101 MHz, seed 7"
+
+
+def test_without_a_seed_that_reaches_the_goal_the_best_one_goes_on(made: Path, monkeypatch) -> None:
+    reaching(monkeypatch, 91, 96, 95, 97)
+    words = ["build", "--board", "ulx3s-12f", "-o", str(made), "--seeds", "3", *SIZES]
+    assert main(words) == 0
+    report = json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
+    assert 0.97 * 96 < report["megahertz"] <= 96
+    assert (report["placements"], report["placed_seed"]) == (4, 2)
+
+
+def test_what_closed_stays_where_no_faster_clock_does(made: Path, monkeypatch) -> None:
+    reaching(monkeypatch, 104, 101)
+    assert main(["build", "--board", "ulx3s-12f", "-o", str(made), *SIZES]) == 0
+    report = json.loads(made.joinpath("ulx3s-12f-sf3-1x1.json").read_text())
+    assert (report["megahertz"], report["placements"]) == (100, 2)
+    assert made.joinpath("ulx3s-12f-sf3-1x1.bit").read_bytes() == b"bits of 104 MHz, seed 1"
 
 
 @pytest.mark.parametrize("given", ["60", "auto"])

@@ -192,7 +192,7 @@ CASES = {
             Mutant(
                 Planner,
                 "on_the_way != depth - 1",
-                "on_the_way != depth",
+                "on_the_way != depth + 1",
                 "no chunk comes to a full queue",
             ),
         ),
