@@ -246,25 +246,19 @@ class ResultRows(wiring.Component):
         depth = 1 << self.config.columns.bit_length()
         deskew = Deskew(self.config.bits, self.config.columns, place_layout(self.config), depth)
         self.resets.place(m, "deskew", deskew)
-        place = self.sequencer.place
-        to_memory, to_activation = Signal(), Signal()  # a row is there
-        to_buffer = Signal()  # a cycle late, and long before a row comes
-        m.d.sync += to_buffer.eq(self.settings.destination == BUFFER)
+        place, valid = self.sequencer.place, Signal()
+        to_buffer = self.settings.destination == BUFFER
         m.d.comb += [
             deskew.note.enable.eq(place.enable & writes),
             deskew.note.data.eq(place.data),
             *(lane.eq(tail.word) for lane, tail in zip(deskew.lanes, tails, strict=True)),
-            self.write.enable.eq(to_memory),
+            self.write.enable.eq(valid & ~to_buffer),
             self.write.address.eq(deskew.row_note.address),
             self.write.count.eq(deskew.row_note.count),
             Cat(*self.write.words).eq(Cat(*deskew.row)),
-            self.buffer_write.enable.eq(to_activation),
+            self.buffer_write.enable.eq(valid & to_buffer),
             self.buffer_write.row.eq(deskew.row_note.row),
             Cat(*self.buffer_write.words).eq(Cat(*deskew.row)),
         ]
-        m.d.sync += [
-            deskew.next.eq(tails[-1].word.enable),
-            to_memory.eq(deskew.next & ~to_buffer),
-            to_activation.eq(deskew.next & to_buffer),
-        ]
-        return (to_memory | to_activation) & deskew.row_note.last
+        m.d.sync += [deskew.next.eq(tails[-1].word.enable), valid.eq(deskew.next)]
+        return valid & deskew.row_note.last

@@ -174,6 +174,10 @@ def _follow_chunk(bench: Bench, unit: Feeder, accepted: Value) -> None:
     """Follow a slice of any chunk that is read slice by slice, and the start of any other."""
     m, reader = bench.m, unit.reader
     held, number = bench.inside("reader.held"), bench.inside("reader.bitmap.index")
+    awaited = {name: bench.inside(f"reader.step_for_{name}") for name in ("place", "room", "none")}
+    slices = bench.inside("reader.chunk_mode") != FeedMode.LANES
+    bench.claim("a chunk's next step waits for one thing", sum(awaited.values()) == held)
+    bench.claim("a slice waits for a place", awaited["place"] == (held & slices))
     chosen = bench.free("any_slice", len(number))
     index, armed, seen, started = (
         Signal.like(number),
