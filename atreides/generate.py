@@ -20,6 +20,7 @@ from sim.machine_job import MachineFailed
 from sim.runner import MissingSimulator, SimulationFailed
 from sw.compiler.compile import DEFAULT_MACHINE, compile_traced, trace_model
 from sw.config import MachineConfig
+from sw.importers import language as language_models
 from sw.importers.language import LANGUAGES, load_language
 from sw.registers import Counter
 from sw.runtime.artefact import Artefact
@@ -70,7 +71,7 @@ def generate(
     the array computes it, but not compiled; so are a Hugging Face folder, a file and a function in
     float32. The machine's options are not for these.
     """
-    if model not in LANGUAGES or is_file_of_model(model):
+    if model not in language_models.LANGUAGES or is_file_of_model(model):
         tell(model, prompt, tokens, temperature, seed, tokenizer)
         return
     options = NetworkOptions(backend=backend, check=check)

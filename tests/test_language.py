@@ -165,7 +165,7 @@ def test_the_command_prints_the_text_and_what_a_token_took(capsys, monkeypatch) 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nosuch"], "model must be one of small, not 'nosuch'"),
+        (["nosuch"], "a folder with config.json, a file (.bin, .gguf, .onnx, .safetensors) or"),
         (["small"], "prompt must be at least one token of small"),
         (["small", "--prompt", "a", "--tokens", "9"], "context must be 1 to 8 positions, not 9"),
         (["small", "--prompt", "a", "--temperature", "-1"], "temperature must be 0 or a finite"),
