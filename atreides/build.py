@@ -23,7 +23,7 @@ from atreides.machine_options import machine_command, write_text
 from atreides.termination import ending_in_order
 from hw import fit, fit_search
 from hw.board_flow import BoardClock, Built, Flow
-from hw.board_tools import DoesNotFit, FlowError
+from hw.board_tools import ROUTERS, DoesNotFit, FlowError
 from hw.board_top import BoardTop, CheckedMachine
 from hw.boards import LED_MEANINGS, Board, find_board
 from sim.machine_design import sources
@@ -50,6 +50,9 @@ def build(
     seeds: Annotated[
         int, typer.Option(min=1, help="Placements at most, where they are near the goal.")
     ] = 1,
+    router: Annotated[
+        str | None, typer.Option(help=f"{' or '.join(ROUTERS)}, which is faster in a full device.")
+    ] = None,
     baud: Annotated[int, typer.Option(min=1, help="Bits per second of the line.")] = BAUD,
     force: Annotated[
         bool, typer.Option("--force", help="Try even what is told not to fit before synthesis.")
@@ -76,7 +79,7 @@ def build(
     try:
         chosen = find_board(board)
         wanted = _frequency(frequency)
-        job = Job(chosen, config, output, seed, baud, seeds)
+        job = Job(chosen, config, output, seed, baud, seeds, router)
         job.check()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -109,7 +112,7 @@ class Job:
     output : Path
         The directory of the bitstream.
     seed, baud : int
-    seeds : int
+    seeds, router
         As in hw.board_flow.Flow.
     """
 
@@ -119,6 +122,7 @@ class Job:
     seed: int = 1
     baud: int = BAUD
     seeds: int = 1
+    router: str | None = None
 
     @property
     def name(self) -> str:
@@ -142,8 +146,11 @@ class Job:
         Raises
         ------
         ValueError
-            If the tile memory is too small for the self-test, or the directory cannot be written.
+            If the tile memory is too small for the self-test, there is no such router, or the
+            directory cannot be written.
         """
+        if self.router not in (None, *ROUTERS):
+            raise ValueError(f"router must be one of {', '.join(ROUTERS)}, not {self.router!r}")
         stored_test(self._greeting(1_000_000))
         try:
             self.output.mkdir(parents=True, exist_ok=True)
@@ -166,7 +173,8 @@ class Job:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         folders = work.absolute(), logs.absolute()
-        flow = Flow(self.board, self.top, *folders, stages, self.baud, self.seed, self.seeds)
+        seeds = self.seed, self.seeds
+        flow = Flow(self.board, self.top, *folders, stages, self.baud, *seeds, self.router)
         try:
             built = flow.build(megahertz)
             found = self._report(built, stages, built.bitstream.read_bytes())
@@ -215,6 +223,7 @@ class Job:
             "baud": self.baud,
             "divisor": clock.divisor,
             "seed": self.seed,
+            "router": self.router,
             "placed_seed": built.seed,
             "placements": built.placements,
             "utilisation": {n: list(pair) for n, pair in built.placement.utilisation.items()},

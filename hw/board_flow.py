@@ -156,6 +156,8 @@ class Flow:
     seeds : int
         Placements of the first clock at most, with as many seeds, where none reaches the goal and
         the best so far is near it.
+    router : str, optional
+        As :func:`hw.board_tools.place`.
     """
 
     board: Board
@@ -166,6 +168,7 @@ class Flow:
     baud: int
     seed: int
     seeds: int = 1
+    router: str | None = None
 
     def build(self, megahertz: float | None) -> Built:
         """A bitstream at a frequency in MHz, or at the highest that closes.
@@ -238,7 +241,7 @@ class Flow:
             placements += 1
             with self.stage(f"place and route, seed {seed}"):
                 log = self.logs / f"place{_number(placements)}.log"
-                placement = place(self.board, goal, seed, self.folder, log)
+                placement = place(self.board, goal, seed, self.folder, log, self.router)
             if best is None or placement.megahertz > best[1].megahertz:
                 best = seed, placement
             if not _NEAR * clock.megahertz <= best[1].megahertz < clock.megahertz:

@@ -59,6 +59,10 @@ class FlowError(RuntimeError):
     """A tool is missing or failed, or a design does not fit; the message is one sentence."""
 
 
+#: What nextpnr routes with: one net after the other, or all at once, faster in a full device.
+ROUTERS: Final = ("router1", "router2")
+
+
 @dataclass(frozen=True, slots=True)
 class Excess:
     """A resource of which a design needs more than a device has.
@@ -240,8 +244,12 @@ class Placement:
     utilisation: dict[str, tuple[int, int]]
 
 
-def place(board: Board, goal: float, seed: int, folder: Path, log: Path) -> Placement:
+def place(
+    board: Board, goal: float, seed: int, folder: Path, log: Path, router: str | None = None
+) -> Placement:
     """Place and route ``netlist.json`` for a goal in MHz, which need not be reached.
+
+    ``router``: one of :data:`ROUTERS`; nextpnr's own choice if omitted.
 
     Raises
     ------
@@ -251,6 +259,7 @@ def place(board: Board, goal: float, seed: int, folder: Path, log: Path) -> Plac
     device = board.device
     common = ["--json", "netlist.json", "--report", "report.json", "--timing-allow-fail"]
     common += ["--freq", f"{goal:g}", "--seed", str(seed)]
+    common += [] if router is None else ["--router", router]
     if device.family == "ecp5":
         tool, pins = "nextpnr-ecp5", "pins.lpf"
         where = [*device.place, "--package", board.package, "--speed", board.speed]

@@ -81,7 +81,7 @@ def reaching(monkeypatch: pytest.MonkeyPatch, *megahertz: float) -> list[float]:
     """Let the placements reach these; the goals that they had."""
     goals, results = [], iter(megahertz)
 
-    def place(board, goal, seed, folder, log) -> Placement:
+    def place(board, goal, seed, folder, log, router) -> Placement:
         goals.append(goal)
         reached = next(results)
         folder.joinpath("placed.config").write_text(f"bits of {reached} MHz, seed {seed}")
@@ -111,6 +111,24 @@ def test_the_clock_is_the_fastest_below_what_the_placement_reached(
     content = made.joinpath("ulx3s-12f-sf3-1x1.bit").read_bytes()
     assert content == b"bits of 74.5 MHz, seed 1"
     assert report["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_the_router_that_is_asked_for_routes(made: Path, monkeypatch, capsys) -> None:
+    words = ["build", "--board", "ulx3s-12f", "-o", str(made), *SIZES]
+    assert main([*words, "--router", "router3"]) == 2
+    assert "router must be one of router1, router2, not 'router3'" in capsys.readouterr().err
+    asked = []
+
+    def run_tool(command, folder, log) -> None:
+        asked.append(command)
+        clocks = {"fmax": {"clock": {"achieved": 30}}, "utilization": {}}
+        folder.joinpath("report.json").write_text(json.dumps(clocks))
+
+    monkeypatch.setattr(board_tools, "run_tool", run_tool)
+    monkeypatch.setattr(board_tools, "find_tool", lambda name: name)
+    for router, told in ((None, []), ("router2", ["--router", "router2"])):
+        board_tools.place(BOARDS["ulx3s-12f"], 25, 1, made, made / "log", router)
+        assert [word for word in asked.pop() if "router" in word] == told
 
 
 def test_a_clock_that_does_not_close_again_is_lowered(made: Path, monkeypatch, capsys) -> None:
