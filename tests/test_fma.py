@@ -6,12 +6,11 @@ import itertools
 import random
 
 import pytest
-from amaranth.hdl import Module
 from amaranth.sim import Simulator, SimulatorContext
 
 from hw.fma import FusedMultiplyAdd, FusedMultiplyAddStream
 from sw.format import MAX_BITS, MIN_BITS, ROUNDINGS, Rounding, SFx
-from tests.simulation import assert_equal, evaluate
+from tests.simulation import assert_equal, evaluate, simulate
 
 SEED = 20261122
 WIDTHS = range(MIN_BITS, MAX_BITS + 1)
@@ -122,12 +121,7 @@ def run_stream(
                 cycles.append(cycle)
             await context.tick()
 
-    top = Module()
-    top.submodules.unit = unit
-    simulator = Simulator(top)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    simulate(unit, testbench)
     return words, cycles
 
 
