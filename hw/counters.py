@@ -52,7 +52,8 @@ class Counters(wiring.Component):
     Members
     -------
     clear : In(1)
-        Sets all to zero; wins, but amounts of the same cycle are still to come.
+        Sets all to zero, but amounts of the same cycle are still to come. Takes effect a cycle
+        later.
     amounts : In(amounts_layout(config))
     matmul : In(struct)
         ``enable``: MATMUL_CYCLES becomes ``cycles``.
@@ -82,17 +83,20 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # It comes late, and goes far.
+        clear = Signal()
+        m.d.sync += clear.eq(self.clear)
         if COUNTED[self.config.counters] < frozenset(Counter):
-            self._count_cycles(m)
+            self._count_cycles(m, clear)
             return m
         m.submodules.totals = totals = Memory(shape=COUNTER_BITS, depth=_ENTRIES, init=[])
         write, read = totals.write_port(), totals.read_port()
         turn, moves = Signal(range(_ENTRIES)), Signal()
         old, cleared = Signal(range(_ENTRIES + 1), init=_ENTRIES), Signal(init=1)
-        gathered = self._gather(m, turn)
+        gathered = self._gather(m, turn, clear)
         part = Signal(max(map(len, gathered)))
         # Entries that are not yet written after a clear hold what is no more.
-        with m.If(self.clear):
+        with m.If(clear):
             m.d.sync += old.eq(_ENTRIES)
         with m.Elif(old.any() & ~self.read):
             m.d.sync += old.eq(old - 1)
@@ -111,20 +115,18 @@ class Counters(wiring.Component):
         ]
         return m
 
-    def _count_cycles(self, m: Module) -> None:
+    def _count_cycles(self, m: Module, clear: Signal) -> None:
         """CYCLES alone, or no counter."""
         if Counter.CYCLES not in COUNTED[self.config.counters]:
             return
         cycles, shown = Signal(COUNTER_BITS), Signal()
         m.d.sync += [
-            cycles.eq(cycles + self.amounts.cycles),
+            cycles.eq(Mux(clear, 0, cycles) + self.amounts.cycles),
             shown.eq(self.read & (self.number == Counter.CYCLES)),
         ]
-        with m.If(self.clear):
-            m.d.sync += cycles.eq(0)
         m.d.comb += self.value.eq(Mux(shown, cycles, 0))
 
-    def _gather(self, m: Module, turn: Signal) -> list[Signal]:
+    def _gather(self, m: Module, turn: Signal, clear: Signal) -> list[Signal]:
         """By number, what is not in the memory yet: from one turn of a counter to its next."""
         amounts = Signal.like(self.amounts)  # they come late
         m.d.sync += amounts.eq(self.amounts)
@@ -135,14 +137,14 @@ class Counters(wiring.Component):
                 held = Signal(_MATMUL_BITS, name=name)
                 with m.If(self.matmul.enable):
                     m.d.sync += held.eq(self.matmul.cycles)
+                with m.Elif(clear):
+                    m.d.sync += held.eq(0)
             elif name:
                 held = Signal(range(_ENTRIES * self._most[name] + 1), name=name)
                 amount = amounts[name]
-                goes = (turn == counter) & ~self.read
+                goes = clear | ((turn == counter) & ~self.read)
                 m.d.sync += held.eq(Mux(goes, 0, held) + amount)
             else:
                 held = Signal(name=f"none_{counter}")
-            with m.If(self.clear):
-                m.d.sync += held.eq(0)
             gathered.append(held)
         return gathered

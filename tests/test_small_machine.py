@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from amaranth.hdl import ClockDomain, Module
 from amaranth.sim import Simulator
@@ -98,6 +100,44 @@ def test_counters_that_are_left_out_read_zero(counters):
                 await context.tick()
                 want = 37 + programs if counters == "cycles" and number == Counter.CYCLES else 0
                 assert context.get(unit.value) == want, f"counter {number}"
+            context.set(unit.read, 0)
+
+    simulate(unit, testbench)
+
+
+def test_counters_show_what_came_from_the_cycle_of_the_last_clear_on():
+    unit = Counters(MachineConfig(**SMALL))
+    rng = random.Random(20261123)
+    names = list(unit.amounts.shape().members)
+    none = dict.fromkeys(names, 0)
+
+    async def testbench(context):
+        for cycles in (0, 1, 17):
+            totals, matmul = none, 0
+            for cycle in range(-37, cycles + 1):  # the last clear is in cycle 0
+                clear = cycle == 0 or (cycle < 0 and rng.random() < 0.1)
+                amounts = {name: rng.randint(0, unit._most[name]) for name in names}
+                sets, number = rng.random() < 0.2, rng.randrange(64)
+                if clear:
+                    totals, matmul = none, 0
+                elif sets:
+                    matmul = number
+                totals = {name: total + amounts[name] for name, total in totals.items()}
+                context.set(unit.clear, clear)
+                context.set(unit.amounts, amounts)
+                context.set(unit.matmul, {"enable": sets, "cycles": number})
+                await context.tick()
+            context.set(unit.amounts, none)
+            context.set(unit.matmul.enable, 0)
+            context.set(unit.clear, 0)
+            for _ in range(unit.latency):
+                await context.tick()
+            context.set(unit.read, 1)
+            for counter in Counter:
+                context.set(unit.number, counter)
+                await context.tick()
+                want = totals.get(counter.name.lower(), matmul)
+                assert context.get(unit.value) == want, f"{counter.name} after {cycles} cycles"
             context.set(unit.read, 0)
 
     simulate(unit, testbench)
