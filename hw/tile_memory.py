@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Shape, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -146,23 +146,30 @@ class TileMemory(wiring.Component):
         """One bit per segment: set by a write of zeros to all of it, cleared by any other."""
         columns, vector = self.config.columns, self.config.vector
         column_bits = columns.bit_length() - 1
-        written = Signal(vector)
-        m.d.comb += written.eq(Cat(i < count for i in range(vector)))
-        # Both as seen from the start of the first segment that the write touches.
-        touched, cleared = (Signal(vector + columns, name=name) for name in ("touched", "cleared"))
-        place = address[:column_bits] if column_bits else 0
-        m.d.comb += [touched.eq(written << place), cleared.eq((written & zeros) << place)]
-        segments = min(vector, vector // columns + 1)
-        spans = [slice(i * columns, (i + 1) * columns) for i in range(segments)]
-        touches = Cat(touched[span].any() for span in spans)
-        number = Signal(range(vector + 1))
-        m.d.comb += number.eq(sum(touches[i] for i in range(segments)))
+        # As seen from the start of the first segment that the write touches: word 0's place, where
+        # the write ends, how many segments have ended by then, and how many it touches.
+        place = address[:column_bits] if column_bits else Const(0)
+        end = Signal(range(vector + columns))
+        m.d.comb += end.eq(place + count)
+        ended, number = end[column_bits:], Signal(range(vector + 1))
+        with m.If(count != 0):
+            m.d.comb += number.eq(ended + end[:column_bits].any())
+        # The words come last: which of them a segment has is known from the place alone.
+        cleared = Signal(min(vector, vector // columns + 1))
+        for segment in range(len(cleared)):
+            others = []
+            for word in range(vector):
+                first = max(0, segment * columns - word)  # place at which it is the segment's first
+                inside = range(first, min(columns, (segment + 1) * columns - word))
+                others.append(~place.matches(*inside))
+            whole = (ended > segment) & ((segment > 0) | (place == 0))
+            m.d.comb += cleared[segment].eq(whole & (zeros | Cat(others)).all())
         m.submodules.flags = flags = BankedMemory(1, vector, self.config.memory_words // columns, 1)
         m.d.comb += [
             flags.write.enable.eq(enable),
             flags.write.address.eq(address[column_bits:]),
             flags.write.count.eq(number),
-            flags.write.elements.eq(Cat(cleared[span].all() for span in spans)),
+            flags.write.elements.eq(cleared),
             flags.read[0].enable.eq(self.flags.enable),
             flags.read[0].address.eq(self.flags.segment),
             self.zero.eq(flags.elements[0]),
