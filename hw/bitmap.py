@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
+
+def find_lowest(m: Module, name: str, bitmap: Value) -> tuple[Signal, Value]:
+    """The number of the lowest set bit of a bitmap that is not 0; whether no other one is set."""
+    lowest = Signal(range(len(bitmap)), name=f"{name}_lowest")
+    for bit in reversed(range(len(bitmap))):
+        with m.If(bitmap[bit]):
+            m.d.comb += lowest.eq(bit)
+    return lowest, ~_others(bitmap).any()
+
+
+def _others(bitmap: Value) -> Value:
+    """The bitmap without its lowest set bit."""
+    return bitmap & (bitmap - 1)
 
 
 class BitmapWalker(wiring.Component):
@@ -23,6 +37,8 @@ class BitmapWalker(wiring.Component):
     load : In(1)
     bitmap : In(bits)
         Not 0 when loaded.
+    lowest : In(log2(bits)), alone : In(1)
+        Of ``bitmap``, as :func:`find_lowest` finds them: earlier than it is known what is loaded.
     step : In(1)
         Not while ``last``.
     index : Out(log2(bits))
@@ -39,6 +55,8 @@ class BitmapWalker(wiring.Component):
             {
                 "load": In(1),
                 "bitmap": In(bits),
+                "lowest": In(range(bits)),
+                "alone": In(1),
                 "step": In(1),
                 "index": Out(range(bits)),
                 "following": Out(range(bits)),
@@ -49,26 +67,14 @@ class BitmapWalker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         left = Signal(self.bits)  # after the current bit
-        given_index, given_rest = self._next(m, "given", self.bitmap)
-        left_index, left_rest = self._next(m, "left", left)
         # Both are found before it is known which is taken: load and step come late.
+        given = Cat(self.bitmap[bit] & (self.lowest != bit) for bit in range(self.bits))
         m.d.comb += self.following.eq(self.index)
-        with m.If(self.load):
-            m.d.comb += self.following.eq(given_index)
-            m.d.sync += [self.index.eq(given_index), left.eq(given_rest)]
-            m.d.sync += self.last.eq(~given_rest.any())
-        with m.Elif(self.step):
-            m.d.comb += self.following.eq(left_index)
-            m.d.sync += [self.index.eq(left_index), left.eq(left_rest)]
-            m.d.sync += self.last.eq(~left_rest.any())
+        for when, (lowest, alone), others in (
+            (self.step, find_lowest(m, "left", left), _others(left)),
+            (self.load, (self.lowest, self.alone), given),
+        ):
+            with m.If(when):
+                m.d.comb += self.following.eq(lowest)
+                m.d.sync += [self.index.eq(lowest), left.eq(others), self.last.eq(alone)]
         return m
-
-    def _next(self, m: Module, name: str, bits: Value) -> tuple[Signal, Signal]:
-        """The number of the lowest set bit, and the others."""
-        index = Signal(range(self.bits), name=f"{name}_index")
-        rest = Signal(self.bits, name=f"{name}_rest")
-        m.d.comb += rest.eq(bits & (bits - 1))
-        for bit in reversed(range(self.bits)):
-            with m.If(bits[bit]):
-                m.d.comb += index.eq(bit)
-        return index, rest

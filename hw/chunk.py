@@ -28,7 +28,7 @@ def chunk_layout(config: MachineConfig) -> data.StructLayout:
       ``address + i = l``, else plus zero, with S the four lowest bits of ``stride``. S = 0 gives
       unity, or plus zero in a format without; S > F gives plus zero.
     - ``lanes``: how many are wanted, at least 1; the others may hold anything. Only LANES reads it.
-    - ``bitmap``: never 0.
+    - ``bitmap``: never 0; ``lowest``, ``alone``: of it, as ``find_lowest`` finds them.
     - ``first``, ``last``: the first wanted slice is a tile's first, the last wanted its last.
     - ``reset``, ``advance``: side A, LANES: the lane walker starts anew before the chunk, and
       starts the next chunk at the lane after this chunk's last.
@@ -40,6 +40,8 @@ def chunk_layout(config: MachineConfig) -> data.StructLayout:
             "stride": config.address_bits,
             "lanes": Shape.cast(range(max(config.rows, config.columns) + 1)),
             "bitmap": config.vector,
+            "lowest": range(config.vector),
+            "alone": 1,
             "first": 1,
             "last": 1,
             "advance": 1,

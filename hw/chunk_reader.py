@@ -145,6 +145,8 @@ class ChunkReader(wiring.Component):
         m.d.comb += [
             self._bitmap.load.eq(accept),
             self._bitmap.bitmap.eq(chunk.bitmap),
+            self._bitmap.lowest.eq(chunk.lowest),
+            self._bitmap.alone.eq(chunk.alone),
             self._bitmap.step.eq(self.slice & ~self._bitmap.last),
         ]
         m.submodules.bitmap = self._bitmap

@@ -9,6 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from hw.bitmap import find_lowest
 from hw.block_queue import BlockQueue, make_queue
 from hw.chunk import FeedMode, chunk_layout
 from hw.chunk_filter import ChunkFilter, looked_layout
@@ -254,9 +255,13 @@ class Planner(wiring.Component):
         ]
         a = Signal(chunk_layout(self.config))
         b = Signal(chunk_layout(self.config))
+        # Here, before the queues: feeders have no time left.
+        lowest, alone = find_lowest(m, "chunk", chunk.bitmap)
         for side in (a, b):
             m.d.comb += [
                 side.bitmap.eq(chunk.bitmap),
+                side.lowest.eq(lowest),
+                side.alone.eq(alone),
                 side.first.eq(chunk.first),
                 side.last.eq(chunk.last),
             ]

@@ -66,7 +66,11 @@ class TileLoader(wiring.Component):
         else:
             lanes, terms = job.columns, job.rows
             m.d.comb += [chunk.mode.eq(FeedMode.SLICES), chunk.stride.eq(self.config.columns)]
-        m.d.comb += [chunk.lanes.eq(lanes), chunk.bitmap.eq(_ones(terms, self.config.vector))]
+        m.d.comb += [
+            chunk.lanes.eq(lanes),
+            chunk.bitmap.eq(_ones(terms, self.config.vector)),
+            chunk.alone.eq(terms == 1),
+        ]
         with m.If(self.chunks.valid & self.chunks.ready):
             m.d.sync += [waiting.eq(0), sent.eq(1)]
         with m.Else():
@@ -77,5 +81,6 @@ class TileLoader(wiring.Component):
 
 
 def _ones(count: Value, bits: int) -> Value:
-    """That many ones."""
-    return Cat(count > bit for bit in range(bits))
+    """That many ones, at least 1. Not by carry chains, which are a longer way."""
+    most = 1 << len(count)
+    return Cat(~count.matches(*range(bit + 1)) if bit + 1 < most else 0 for bit in range(bits))

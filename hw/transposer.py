@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.bitmap import BitmapWalker
+from hw.bitmap import BitmapWalker, find_lowest
 from hw.memory_attributes import BLOCK, CLOCKED_READS
 from hw.operand import stored_layout
 from hw.rotator import Rotator
@@ -243,6 +243,7 @@ class Transposer(wiring.Component):
             records.r_en.eq(load),
             walker.load.eq(load),
             walker.bitmap.eq(record.bitmap),
+            Cat(walker.lowest, walker.alone).eq(Cat(find_lowest(m, "record", record.bitmap))),
             walker.step.eq(pushed & ~walker.last),
             self.storage.read.index.eq(walker.following if self.storage.ahead else walker.index),
             self.first.eq(marks_first & is_first),

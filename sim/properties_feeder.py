@@ -32,6 +32,7 @@ def feeder_bench(config: MachineConfig, side: str, part: str) -> Bench:
         ~unit.chunks.valid | Cat(offered == legal.value for legal in modes).any(),
         ~unit.chunks.valid | ~unit.busy | (offered == mode),
         ~unit.chunks.valid | chunk.bitmap.any(),
+        ~unit.chunks.valid | _knows_lowest(chunk),
         ~unit.chunks.valid | ((chunk.lanes >= 1) & (chunk.lanes <= lanes)),
         ~unit.flush | ~unit.busy,
     )
@@ -43,6 +44,13 @@ def feeder_bench(config: MachineConfig, side: str, part: str) -> Bench:
     elif part == "progress":
         _claim_progress(bench, unit, lanes)
     return bench
+
+
+def _knows_lowest(chunk: data.View) -> Value:
+    """Whether ``lowest`` and ``alone`` are those of ``bitmap``."""
+    bitmap, bit = chunk.bitmap, 1 << chunk.lowest
+    is_lowest = bitmap.bit_select(chunk.lowest, 1) & ~(bitmap & (bit - 1)).any()
+    return is_lowest & (chunk.alone == (bitmap == bit))
 
 
 def _claim_credits(bench: Bench, unit: Feeder, lanes: int) -> None:

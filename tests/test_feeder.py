@@ -48,7 +48,8 @@ class Chunk:
         return [i for i in range(self.bitmap.bit_length()) if self.bitmap >> i & 1]
 
     def fields(self) -> dict[str, int | FeedMode]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        found = {"lowest": self.indices[0], "alone": int(len(self.indices) == 1)}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | found
 
 
 class Memory:

@@ -189,10 +189,14 @@ def test_bitmap_walker_gives_every_set_bit_once_in_ascending_order(bits):
         ]:
             context.set(walker.load, 1)
             context.set(walker.bitmap, bitmap)
+            context.set(walker.lowest, (bitmap & -bitmap).bit_length() - 1)
+            context.set(walker.alone, bitmap.bit_count() == 1)
             assert context.get(walker.following) == (bitmap & -bitmap).bit_length() - 1
             await context.tick()
             context.set(walker.load, 0)
             context.set(walker.bitmap, generator.getrandbits(bits))
+            context.set(walker.lowest, generator.randrange(bits))
+            context.set(walker.alone, generator.getrandbits(1))
             wanted = [bit for bit in range(bits) if bitmap >> bit & 1]
             for bit in wanted:
                 assert context.get(walker.index) == bit, f"{bitmap:#x}"
