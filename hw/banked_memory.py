@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -24,7 +24,9 @@ class BankedMemory(wiring.Component):
     each bank one synchronous read port and one write port: block RAM, if of more than 32 rows.
 
     A read of cycle r gives its elements in cycle ``r + latency``. A write of cycle w is seen by the
-    reads of cycle ``w + write_latency`` and later, and by none before.
+    reads of cycle ``w + write_latency`` and later, and by none before. The second of the two
+    registers on that way takes what the banks give as it is, so that it can be the block RAM's own
+    (``hw/block_ram.py``), or, with ``early``, half of the turn is before it.
 
     Parameters
     ----------
@@ -36,22 +38,29 @@ class BankedMemory(wiring.Component):
         In the memory, at least 1; the rest of its last row is there too.
     reads : int
         Read ports.
+    early : bool
+        For banks in LUT RAM, which are not late in their cycle.
 
     Members
     -------
     read : In(read_layout(address_bits)), array of ``reads``
     elements : Out(V * width), array of ``reads``
         Element i, at ``i * width``, is that of ``address + i``; past the end anything.
+    banks : Out(V * width), array of ``reads``
+        The same elements, not turned: ``address + i`` at ``(address + i) mod V``. Not ``early``.
     write : In(struct)
-        ``enable``, ``address``, ``count`` (0..V) and ``elements`` (V * width bits): the first
-        ``count`` elements go to ``address`` and after. They must lie in the memory.
+        ``enable``, ``address``, ``wanted`` (V bits) and ``elements`` (V * width bits): element i
+        goes to ``address + i`` if it is wanted, which must lie in the memory.
     """
 
     latency = 2
     write_latency = 2
 
-    def __init__(self, width: int, vector: int, elements: int, reads: int) -> None:
+    def __init__(
+        self, width: int, vector: int, elements: int, reads: int, early: bool = False
+    ) -> None:
         self.width = width
+        self.early = early
         self.vector = vector
         self.address_bits = max(1, (elements - 1).bit_length())
         # Two rows at least: a row number has a bit.
@@ -60,7 +69,7 @@ class BankedMemory(wiring.Component):
             {
                 "enable": 1,
                 "address": self.address_bits,
-                "count": Shape.cast(range(vector + 1)),
+                "wanted": vector,
                 "elements": vector * width,
             }
         )
@@ -68,6 +77,7 @@ class BankedMemory(wiring.Component):
             {
                 "read": In(read_layout(self.address_bits)).array(reads),
                 "elements": Out(vector * width).array(reads),
+                **({} if early else {"banks": Out(vector * width).array(reads)}),
                 "write": In(self.write_layout),
             }
         )
@@ -75,19 +85,11 @@ class BankedMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         width, banks = self.width, range(self.vector)
-        write = Signal(self.write_layout, name="write_register")
-        m.d.sync += write.eq(self.write)
-        turn, rows = self._rows(m, "write", write.address)
-        m.submodules.write_rotator = rotator = Rotator(width, self.vector)
-        back = Signal.like(rotator.amount)  # -turn, in a register: all elements wait for it
-        m.d.sync += back.eq(-self.write.address[: len(turn)])
-        m.d.comb += [rotator.i.eq(write.elements), rotator.amount.eq(back)]
-        # Bank b takes element (b - turn) mod V.
-        index_bits = len(turn)
-        enables = [write.enable & ((bank - turn)[:index_bits] < write.count) for bank in banks]
+        rows, enables, written = self._write(m)
         attributes = bank_attributes(self.rows)
         for number, (read, elements) in enumerate(zip(self.read, self.elements, strict=True)):
-            turn, read_rows = self._rows(m, f"read_{number}", read.address)
+            turn, *places = self._split(m, f"read_{number}", read.address)
+            read_rows = self._rows(turn, *places)
             found = []
             for bank in banks:
                 memory = Memory(shape=width, depth=self.rows, init=[], attrs=attributes)
@@ -96,32 +98,78 @@ class BankedMemory(wiring.Component):
                 m.d.comb += [
                     write_port.en.eq(enables[bank]),
                     write_port.addr.eq(rows[bank]),
-                    write_port.data.eq(rotator.o.word_select(bank, width)),
+                    write_port.data.eq(written.word_select(bank, width)),
                     read_port.en.eq(read.enable),
                     read_port.addr.eq(read_rows[bank]),
                 ]
                 found.append(read_port.data)
-            self._turn_back(m, number, turn, Cat(*found), elements)
+            if self.early:
+                self._turn_early(m, number, turn, Cat(*found), elements)
+            else:
+                self._turn_back(m, number, turn, Cat(*found))
         return m
 
-    def _rows(self, m: Module, name: str, address: Value) -> tuple[Signal, list[Value]]:
-        """The address modulo V, and each bank's row: banks below it hold the vector's end."""
+    def _write(self, m: Module) -> tuple[list[Value], Value, Value]:
+        """Rows of the banks, which of them are written, and their elements.
+
+        All that is found of the address is found before the register.
+        """
+        turn, row, following = self._split(m, "write", self.write.address)
+        registers = [
+            Signal.like(value, name=f"write_{name}_register")
+            for name, value in (("turn", turn), ("row", row), ("following", following))
+        ]
+        # Bank b takes element (b - turn) mod V.
+        elements, wanted = Signal.like(self.write.elements), Signal(self.vector)
+        m.submodules.write_rotator = turned = Rotator(self.width, self.vector)
+        m.submodules.enable_rotator = enables = Rotator(1, self.vector)
+        back = Signal.like(turned.amount)
+        m.d.sync += [
+            *(kept.eq(now) for kept, now in zip(registers, (turn, row, following), strict=True)),
+            back.eq(-turn),
+            elements.eq(self.write.elements),
+            wanted.eq(Mux(self.write.enable, self.write.wanted, 0)),
+        ]
+        m.d.comb += [
+            turned.i.eq(elements),
+            turned.amount.eq(back),
+            enables.i.eq(wanted),
+            enables.amount.eq(back),
+        ]
+        return self._rows(*registers), enables.o, turned.o
+
+    def _split(self, m: Module, name: str, address: Value) -> tuple[Signal, Signal, Signal]:
+        """The address modulo V, its row, and the row after it."""
         turn = Signal(self.vector.bit_length() - 1, name=f"{name}_turn")
         row = Signal(range(self.rows), name=f"{name}_row")
         following = Signal(range(self.rows), name=f"{name}_following_row")
         m.d.comb += [turn.eq(address), row.eq(address[len(turn) :]), following.eq(row + 1)]
+        return turn, row, following
+
+    def _rows(self, turn: Value, row: Value, following: Value) -> list[Value]:
+        """Each bank's row: banks below the turn hold the vector's end."""
         # No bank from the largest turn on is below the first.
         largest = min(self.vector, 1 << self.address_bits) - 1
-        return turn, [
+        return [
             Mux(turn > bank, following, row) if bank < largest else row
             for bank in range(self.vector)
         ]
 
-    def _turn_back(self, m: Module, number: int, turn: Signal, found: Value, o: Value) -> None:
-        """What the banks gave, first element first; a register halfway through the turn.
+    def _turn_back(self, m: Module, number: int, turn: Signal, found: Value) -> None:
+        """What the banks gave, in a register as it is, then first element first."""
+        turns = [Signal.like(turn, name=f"read_{number}_turn_{stage}") for stage in (1, 2)]
+        register = Signal(len(found), name=f"read_{number}_register", reset_less=True)
+        m.submodules[f"read_{number}_rotator"] = rotator = Rotator(self.width, self.vector)
+        m.d.sync += [Cat(*turns).eq(Cat(turn, turns[0])), register.eq(found)]
+        m.d.comb += [
+            rotator.i.eq(register),
+            rotator.amount.eq(turns[1]),
+            self.elements[number].eq(rotator.o),
+            self.banks[number].eq(register),
+        ]
 
-        Block RAM is late in its cycle: the first levels of the rotator are before the register.
-        """
+    def _turn_early(self, m: Module, number: int, turn: Signal, found: Value, o: Value) -> None:
+        """What the banks gave, first element first; a register halfway through the turn."""
         low = len(turn) // 2
         late = Signal(len(turn) - low, name=f"read_{number}_turn_late")
         early = Signal(low, name=f"read_{number}_turn_early")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from hw.block_ram import merge_in_file
 from hw.boards import Board
 from hw.fit_placer import LOGIC_CELLS, placed_tables
 from hw.memory_attributes import LARGE_PASSES, PASSES
@@ -181,8 +182,10 @@ def synthesise(board: Board, text: str, folder: Path, log: Path) -> dict[str, in
     ]
     run_tool([sys.executable, "-c", _RUN_PASSES, *commands], folder, log)
     cells = json.loads(folder.joinpath("cells.json").read_text())["design"]["num_cells_by_type"]
-    netlist = json.loads(folder.joinpath("netlist.json").read_text())["modules"]["top"]
     found = {name: count for name, count in cells.items() if not name.startswith("$")}
+    if family == "ecp5" and (merged := merge_in_file(folder / "netlist.json", "top")):
+        found["TRELLIS_FF"] -= merged
+    netlist = json.loads(folder.joinpath("netlist.json").read_text())["modules"]["top"]
     return {**found, LOGIC_CELLS: placed_tables(family, netlist)}
 
 

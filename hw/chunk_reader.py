@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hw.banked_memory import read_layout
 from hw.bitmap import BitmapWalker
@@ -79,6 +80,8 @@ class ChunkReader(wiring.Component):
         A step for a slice is issued.
     read : Out(read_layout(address_bits))
     step : Out(step_layout(lanes))
+    skew : Out(log2(V))
+        Comes with ``step``: the address read, less the lane, modulo V.
     identity : Out(identity_layout(config))
         Side B only: comes with ``step``.
     full : Out(1)
@@ -118,6 +121,7 @@ class ChunkReader(wiring.Component):
                 "slice": Out(1),
                 "read": Out(read_layout(config.address_bits)),
                 "step": Out(step_layout(config.rows if side == "a" else config.columns)),
+                "skew": Out(exact_log2(config.vector)),
                 "full": Out(1),
                 "busy": Out(1),
             }
@@ -203,6 +207,9 @@ class ChunkReader(wiring.Component):
             self.full.eq(stages[-2].enable & ~stages[-2].direct & stages[-2].close),
             self.busy.eq(held | Cat(stage.enable for stage in stages[1:]).any()),
         ]
+        less = Signal.like(self.skew)
+        m.d.comb += less.eq(self.read.address - stages[2].lane)
+        _delay(m, "skew", less, self.latency - 2, self.skew)
 
     def _offset(self, m: Module, step: data.View, accept: Signal) -> Value:
         """Words from the chunk's address to what the step reads."""

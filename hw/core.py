@@ -184,9 +184,9 @@ class Atreides(wiring.Component):
             memory.flags.eq(planner.flags),
         ]
         self._feeders = {}
-        for side, chunks, read, words in (
-            ("a", planner.a, memory.read_a, memory.words_a),
-            ("b", planner.b, memory.read_b, memory.words_b),
+        for side, chunks, read, words, banks in (
+            ("a", planner.a, memory.read_a, memory.words_a, memory.banks_a),
+            ("b", planner.b, memory.read_b, memory.words_b, memory.banks_b),
         ):
             feeder = self._feeders[side] = Feeder(self.config, side, self.target)
             loader = TileLoader(self.config, side)
@@ -206,6 +206,7 @@ class Atreides(wiring.Component):
                 feeder.chunks.valid.eq(Mux(gemm, chunks.valid, loader.chunks.valid)),
                 feeder.chunks.payload.eq(Mux(gemm, chunks.payload, loader.chunks.payload)),
                 feeder.words.eq(words),
+                feeder.banks.eq(banks),
                 read.eq(feeder.read),
                 feeder.flush.eq(flush),
             ]

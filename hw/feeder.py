@@ -58,6 +58,8 @@ class Feeder(wiring.Component):
     read : Out(read_layout(address_bits))
     words : In(array(stored, V))
         What the tile memory read, ``TileMemory.latency`` cycles after ``read``.
+    banks : In(array(stored, V))
+        The same words, that of address a at ``a mod V``.
     o : Out(stream of slice_layout(config, lanes))
         Lanes that the chunk does not want may hold anything.
     flush : In(1)
@@ -92,6 +94,7 @@ class Feeder(wiring.Component):
                 **walk,
                 "read": Out(read_layout(config.address_bits)),
                 "words": In(words),
+                "banks": In(words),
                 "o": Out(stream.Signature(slice_layout(config, self.lanes))),
                 "flush": In(1),
                 "busy": Out(1),
@@ -132,7 +135,8 @@ class Feeder(wiring.Component):
             transposer.vector.enable.eq(reader.step.enable & ~reader.step.direct),
             transposer.vector.lane.eq(reader.step.lane),
             transposer.vector.close.eq(reader.step.close),
-            transposer.vector.words.eq(self.words),
+            transposer.vector.skew.eq(reader.skew),
+            transposer.vector.words.eq(self.banks),
         ]
 
     def _push(self, m: Module) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hw.block_ram import merge_in_file
 from hw.synthesis import Source, SynthesisError, beside_python, run_passes, run_tool
 
 _UNIT: Final = "unit"
@@ -194,3 +195,4 @@ def _synthesise(source: Source, synth: str, folder: Path) -> None:
             f"{synth} -top {_TOP} -json {folder}/netlist.json",
         ]
     )
+    merge_in_file(folder / "netlist.json", _TOP)

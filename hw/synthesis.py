@@ -15,6 +15,8 @@ from typing import Final
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from hw.block_ram import merge_in_file
+
 #: Cells of TSMC's 0.18 um process by Oklahoma State University, from Debian's qflow-tech-osu018.
 LIBERTY: Final = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 #: The delay that mapping aims at, in picoseconds: the same for every unit compared.
@@ -283,6 +285,8 @@ def _fpga(
             ]
         )
         cells = json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]
+        if register == "TRELLIS_FF" and register in cells:
+            cells[register] -= merge_in_file(output, _TOP)
     slots = sum(cells.get(name, 0) * count for name, count in tables.items())
     registers = sum(count for name, count in cells.items() if name.startswith(register))
     return Slots(slots, registers, dict(sorted(cells.items())))

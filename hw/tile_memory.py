@@ -46,6 +46,8 @@ class TileMemory(wiring.Component):
     read_a, read_b : In(read_layout(address_bits))
     words_a, words_b : Out(array(stored, V))
         Word i is that of ``address + i``; past the end of the memory anything.
+    banks_a, banks_b : Out(array(stored, V))
+        The same words, that of ``address + i`` at ``(address + i) mod V``.
     write : In(write_layout(config))
         The words must lie in the memory.
     flags : In(struct)
@@ -68,6 +70,8 @@ class TileMemory(wiring.Component):
                 "read_b": In(read_layout(config.address_bits)),
                 "words_a": Out(words),
                 "words_b": Out(words),
+                "banks_a": Out(words),
+                "banks_b": Out(words),
                 "write": In(write_layout(config)),
                 "flags": In(data.StructLayout({"enable": 1, "segment": segment_bits(config)})),
                 "zero": Out(config.vector),
@@ -85,12 +89,14 @@ class TileMemory(wiring.Component):
         m.d.comb += [
             words.write.enable.eq(enable),
             words.write.address.eq(address),
-            words.write.count.eq(count),
+            words.write.wanted.eq(Cat(i < count for i in range(config.vector))),
             words.write.elements.eq(stored),
             words.read[0].eq(self.read_a),
             words.read[1].eq(self.read_b),
             self.words_a.eq(words.elements[0]),
             self.words_b.eq(words.elements[1]),
+            self.banks_a.eq(words.banks[0]),
+            self.banks_b.eq(words.banks[1]),
         ]
         if config.skips:
             zeros = Cat(stored[i].zero for i in range(config.vector))
@@ -147,15 +153,15 @@ class TileMemory(wiring.Component):
         columns, vector = self.config.columns, self.config.vector
         column_bits = columns.bit_length() - 1
         # As seen from the start of the first segment that the write touches: word 0's place, where
-        # the write ends, how many segments have ended by then, and how many it touches.
+        # the write ends, and how many segments have ended by then.
         place = address[:column_bits] if column_bits else Const(0)
         end = Signal(range(vector + columns))
         m.d.comb += end.eq(place + count)
-        ended, number = end[column_bits:], Signal(range(vector + 1))
-        with m.If(count != 0):
-            m.d.comb += number.eq(ended + end[:column_bits].any())
+        ended = end[column_bits:]
         # The words come last: which of them a segment has is known from the place alone.
-        cleared = Signal(min(vector, vector // columns + 1))
+        touched, cleared = (
+            Signal(min(vector, vector // columns + 1), name=name) for name in ("touched", "cleared")
+        )
         for segment in range(len(cleared)):
             others = []
             for word in range(vector):
@@ -163,12 +169,16 @@ class TileMemory(wiring.Component):
                 inside = range(first, min(columns, (segment + 1) * columns - word))
                 others.append(~place.matches(*inside))
             whole = (ended > segment) & ((segment > 0) | (place == 0))
-            m.d.comb += cleared[segment].eq(whole & (zeros | Cat(others)).all())
-        m.submodules.flags = flags = BankedMemory(1, vector, self.config.memory_words // columns, 1)
+            m.d.comb += [
+                touched[segment].eq((count != 0) & (end > segment * columns)),
+                cleared[segment].eq(whole & (zeros | Cat(others)).all()),
+            ]
+        segments_kept = self.config.memory_words // columns
+        m.submodules.flags = flags = BankedMemory(1, vector, segments_kept, 1, early=True)
         m.d.comb += [
             flags.write.enable.eq(enable),
             flags.write.address.eq(address[column_bits:]),
-            flags.write.count.eq(number),
+            flags.write.wanted.eq(touched),
             flags.write.elements.eq(cleared),
             flags.read[0].enable.eq(self.flags.enable),
             flags.read[0].address.eq(self.flags.segment),

@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hw.bitmap import BitmapWalker, find_lowest
 from hw.memory_attributes import BLOCK, CLOCKED_READS
@@ -45,7 +46,8 @@ class TransposerPages(wiring.Component):
     Members
     -------
     write : In(struct)
-        ``enable``, ``page``, ``lane`` and ``words``: V stored words.
+        ``enable``, ``page``, ``lane``, and V stored ``words``: word k of the lane is at
+        ``(k + lane + skew) mod V``.
     read : In(struct)
         ``page`` and ``index``: which slice.
     words : Out(array(stored, lanes))
@@ -63,6 +65,7 @@ class TransposerPages(wiring.Component):
                 "enable": 1,
                 "page": page,
                 "lane": Shape.cast(range(max(lanes, 2))),
+                "skew": exact_log2(self.vector),
                 "words": data.ArrayLayout(self.stored, self.vector),
             }
         )
@@ -79,7 +82,7 @@ class TransposerPages(wiring.Component):
         width = self.stored.size
         m.submodules.write_rotator = skew = Rotator(width, self.vector)
         m.submodules.read_rotator = align = Rotator(width, self.vector, len(self.words))
-        m.d.comb += [skew.i.eq(self.write.words), skew.amount.eq(-self.write.lane)]
+        m.d.comb += [skew.i.eq(self.write.words), skew.amount.eq(self.write.skew)]
         found = []
         for bank in range(self.vector):
             attributes = BLOCK if self.ahead else None
@@ -139,8 +142,8 @@ class Transposer(wiring.Component):
     room : Out(1)
         Depends on registers alone.
     vector : In(struct)
-        ``enable``, ``lane``, ``words``: the words of one lane. ``close``: the lane is the chunk's
-        last.
+        ``enable``, ``lane``, ``skew``, ``words``: the words of one lane, word k at
+        ``(k + lane + skew) mod V``. ``close``: the lane is the chunk's last.
     full : In(1)
         One cycle per chunk.
     places : In(range(most_places + 1))
@@ -175,7 +178,8 @@ class Transposer(wiring.Component):
                 "room": Out(1),
                 "vector": In(
                     data.StructLayout(
-                        {name: fields[name] for name in ("enable", "lane", "words")} | {"close": 1}
+                        {name: fields[name] for name in ("enable", "lane", "skew", "words")}
+                        | {"close": 1}
                     )
                 ),
                 "full": In(1),
@@ -198,6 +202,7 @@ class Transposer(wiring.Component):
             storage.write.enable.eq(self.vector.enable),
             storage.write.page.eq(write_page),
             storage.write.lane.eq(self.vector.lane),
+            storage.write.skew.eq(self.vector.skew),
             storage.write.words.eq(self.vector.words),
             storage.read.page.eq(read_page + finished if storage.ahead else read_page),
             self.words.eq(storage.words),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import tempfile
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hw import block_ram
 from hw.emit import emit
 from hw.machine import make_machine
 from hw.synthesis import DELAY_GOAL, LIBERTY, check_standard_cells, run_passes
@@ -118,7 +120,8 @@ def mapped(text: str, netlist: str) -> Mapped:
         If a tool fails, or leaves logic that is no cell.
     """
     library = LIBERTY.read_text(encoding="utf-8") if netlist == "osu018" else ""
-    key = _key(text, PASSES[netlist], library, importlib.metadata.version("pyosys"))
+    merging = inspect.getsource(block_ram) if netlist == "ecp5" else ""
+    key = _key(text, PASSES[netlist], library, merging, importlib.metadata.version("pyosys"))
     verilog, cells = FOLDER / f"{key}.v", FOLDER / f"{key}.cells.json.gz"
     if not (verilog.exists() and cells.exists()):
         with timed(key, "synthesis"):
@@ -169,7 +172,11 @@ def _synthesised(text: str, netlist: str, top: str) -> tuple[str, dict[str, Any]
                 f"write_json {cells}",
             ]
         )
-        module = json.loads(cells.read_text(encoding="utf-8"))["modules"][top]
+        found = json.loads(cells.read_text(encoding="utf-8"))
+        module = found["modules"][top]
+        if netlist == "ecp5" and block_ram.merge_output_registers(module):
+            cells.write_text(json.dumps(found), encoding="utf-8")
+            run_passes([f"read_json {cells}", f"write_verilog -noattr -selected {result}"])
         return result.read_text(encoding="utf-8"), module
 
 

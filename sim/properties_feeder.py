@@ -112,7 +112,8 @@ def _follow_page(bench: Bench, unit: Feeder) -> None:
         with m.If(before_write == 0):
             m.d.sync += closed.eq(vector.close)
             with m.If(vector.lane == lane):
-                m.d.sync += [got.eq(1), kept.eq(vector.words[index].word[0])]
+                place = (index + lane + vector.skew)[: exact_log2(len(vector.words))]
+                m.d.sync += [got.eq(1), kept.eq(vector.words[place].word[0])]
         with m.Else():
             m.d.sync += before_write.eq(before_write - vector.close)
     with m.If(mine):

@@ -22,7 +22,8 @@ module bench;
   reg [2:0] CSA = 0, CSB = 0;
   reg WEA = 0, WEB = 0, CEA = 0, CEB = 0, RSTA = 0, RSTB = 0;
   wire [17:0] DOA, DOB;
-  DP16KD #(.DATA_WIDTH_A(%d), .DATA_WIDTH_B(%d), .WRITEMODE_A("%s"), .RESETMODE("%s")) ram(
+  DP16KD #(.DATA_WIDTH_A(%d), .DATA_WIDTH_B(%d), .WRITEMODE_A("%s"), .RESETMODE("%s"),
+    .REGMODE_A("%s"), .REGMODE_B("%s")) ram(
     .CLKA(CLK), .CLKB(CLK), .OCEA(1'b1), .OCEB(1'b1), .WEA(WEA), .WEB(WEB), .CEA(CEA), .CEB(CEB),
     .RSTA(RSTA), .RSTB(RSTB), %s);
   initial begin
@@ -79,19 +80,19 @@ class Reference:
 
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus is not installed")
 @pytest.mark.parametrize(
-    ("width_a", "width_b", "mode", "reset"),
+    ("width_a", "width_b", "mode", "reset", "registered"),
     [
-        (18, 18, "NORMAL", "SYNC"),
-        (36, 36, "NORMAL", "ASYNC"),
-        (9, 1, "READBEFOREWRITE", "SYNC"),
-        (4, 2, "WRITETHROUGH", "SYNC"),
-        (18, 9, "WRITETHROUGH", "ASYNC"),
-        (36, 9, "NORMAL", "SYNC"),
-        (1, 18, "NORMAL", "SYNC"),
+        (18, 18, "NORMAL", "SYNC", ""),
+        (36, 36, "NORMAL", "ASYNC", ""),
+        (9, 1, "READBEFOREWRITE", "SYNC", ""),
+        (4, 2, "WRITETHROUGH", "SYNC", "a"),
+        (18, 9, "WRITETHROUGH", "ASYNC", "ab"),
+        (36, 9, "NORMAL", "SYNC", ""),
+        (1, 18, "NORMAL", "SYNC", "b"),
     ],
 )
 def test_block_ram_does_what_bits_in_a_list_do(
-    width_a: int, width_b: int, mode: str, reset: str, tmp_path: Path
+    width_a: int, width_b: int, mode: str, reset: str, registered: str, tmp_path: Path
 ) -> None:
     chance, model = random.Random(f"{width_a} {width_b}"), Reference(width_a, width_b, mode)
     lines, want = [], []
@@ -109,11 +110,16 @@ def test_block_ram_does_what_bits_in_a_list_do(
             f"DIA={data & 0x3FFFF};DIB={data >> 18};ADA={a};ADB={b};{bits}"
             '#1 CLK=1;#1 CLK=0;#1 $display("%d %d",DOA,DOB);'
         )
-        want.append(model.step(a, b, data, write, enables))
+        before = {"a": model.a, "b": model.b}
+        now = dict(zip("ab", model.step(a, b, data, write, enables), strict=True))
+        held = before | ({"b": 0} if enables[2] else {})
+        seen = [(held if port in registered else now)[port] for port in "ab"]
+        want.append((seen[0], seen[1]))
     pins = ", ".join(
         f".{n}{p}{k}({n}{p}[{k}])" for p in "AB" for n, w in PORTS.items() for k in range(w)
     )
-    text = BENCH % (width_a, width_b, mode, reset, pins, "\n    ".join(lines))
+    modes = ("OUTREG" if port in registered else "NOREG" for port in "ab")
+    text = BENCH % (width_a, width_b, mode, reset, *modes, pins, "\n    ".join(lines))
     shown = simulated(text, tmp_path)
     assert len(shown) == CYCLES
     for (low, high), (word_a, word_b) in zip(shown, want, strict=True):

@@ -68,6 +68,11 @@ class Memory:
     def packed(self, address: int) -> int:
         return sum(self[address + i] << i * self.width for i in range(self.vector))
 
+    def banks(self, address: int) -> int:
+        """The same words, each where its bank is."""
+        places = ((address + i, (address + i) % self.vector) for i in range(self.vector))
+        return sum(self[word] << place * self.width for word, place in places)
+
 
 def identity_word(config: MachineConfig, shift: int) -> int:
     """The stored word 2**-shift, from the model of the format."""
@@ -213,7 +218,7 @@ class Bench:
         self.memory = Memory(feeder.config, seed)
         self.model = Model(feeder, self.memory, walk)
         self.walk = walk
-        self.read_words: deque[int | None] = deque([None, None])
+        self.read_words: deque[int | None] = deque([None, None])  # their address
         self.chunks: deque[Chunk] = deque()
         self.taken: list[int] = []  # cycles in which slices left
         self.offered: Chunk | None = None
@@ -221,8 +226,10 @@ class Bench:
 
     async def cycle(self, context: SimulatorContext, offers: bool, takes: bool) -> None:
         feeder, model = self.feeder, self.model
-        words = self.read_words.popleft()
-        context.set(feeder.words.as_value(), random.getrandbits(9) if words is None else words)
+        found, memory = self.read_words.popleft(), self.memory
+        words = random.getrandbits(9) if found is None else memory.packed(found)
+        context.set(feeder.words.as_value(), words)
+        context.set(feeder.banks.as_value(), words if found is None else memory.banks(found))
         if self.offered is None and offers and self.chunks:
             self.offered = self.chunks.popleft()  # and stays until it is taken
         context.set(feeder.chunks.valid, self.offered is not None)
@@ -231,7 +238,7 @@ class Bench:
         context.set(feeder.o.ready, takes)
         self.check(context)
         address = model.reads.pop(model.now, None)
-        self.read_words.append(None if address is None else self.memory.packed(address))
+        self.read_words.append(address)
         if address is not None and self.first_read is None:
             self.first_read = model.now
         leaves = takes and bool(model.buffer)

@@ -46,6 +46,7 @@ class Path:
             m.d.comb += [
                 getattr(self.memory, f"read_{side}").eq(feeder.read),
                 feeder.words.eq(getattr(self.memory, f"words_{side}")),
+                feeder.banks.eq(getattr(self.memory, f"banks_{side}")),
             ]
         wiring.connect(m, self.planner.tiles, self.issuer.tiles)
         wiring.connect(m, self.a.o, self.issuer.row_slices)

@@ -90,10 +90,12 @@ def simulate(memory: TileMemory | BankedMemory, testbench) -> None:
     simulator.run()
 
 
-def read_words(context: SimulatorContext, memory: TileMemory, side: str) -> list[tuple[int, ...]]:
+def read_words(
+    context: SimulatorContext, memory: TileMemory, side: str, port: str = "words"
+) -> list[tuple[int, ...]]:
     """Each as word, zero flag, unity flag."""
     bits = memory.config.bits
-    packed = context.get(getattr(memory, f"words_{side}").as_value())
+    packed = context.get(getattr(memory, f"{port}_{side}").as_value())
     width = bits + 2
     found = [packed >> i * width & (1 << width) - 1 for i in range(memory.config.vector)]
     return [(v & (1 << bits) - 1, v >> bits & 1, v >> bits + 1) for v in found]
@@ -147,6 +149,8 @@ def test_random_reads_see_every_write_exactly_write_latency_cycles_later(config)
                     got: list = [packed >> i & 1 for i in range(config.vector)]
                 else:
                     got = read_words(context, memory, port)
+                    banks, turn = read_words(context, memory, port, "banks"), address % len(got)
+                    assert banks[turn:] + banks[:turn] == got
                 assert got[: len(want)] == want, (
                     f"{port} address {address} cycle {cycle}: got {got}, want {want}, seed {SEED}"
                 )

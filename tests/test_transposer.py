@@ -80,8 +80,10 @@ class Driver:
         if arriving:
             whole, lane = arriving
             close = int(lane == len(whole.lanes) - 1)
-            packed = [unpack(word) for word in whole.lanes[lane]]
-            vector = {"enable": 1, "lane": lane, "close": close, "words": packed}
+            words = whole.lanes[lane]
+            skew = self.generator.randrange(len(words))
+            packed = [unpack(words[(i - lane - skew) % len(words)]) for i in range(len(words))]
+            vector = {"enable": 1, "lane": lane, "skew": skew, "close": close, "words": packed}
         context.set(unit.vector, vector)
         context.set(unit.full, int(bool(following) and following[1] == len(following[0].lanes) - 1))
 

@@ -109,7 +109,8 @@ module DP16KD (
     INITVAL_07, INITVAL_06, INITVAL_05, INITVAL_04, INITVAL_03, INITVAL_02, INITVAL_01, INITVAL_00};
 
   generate
-    if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG" ||
+    if (REGMODE_A != "NOREG" && (REGMODE_A != "OUTREG" || DATA_WIDTH_B == 36) ||
+        REGMODE_B != "NOREG" && (REGMODE_B != "OUTREG" || DATA_WIDTH_B == 36) ||
         RESETMODE != "SYNC" && RESETMODE != "ASYNC" ||
         CSDECODE_A != "0b000" || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB" ||
         DATA_WIDTH_B == 36 && DATA_WIDTH_A != 36 && WRITEMODE_B != "NORMAL")
@@ -154,18 +155,25 @@ module DP16KD (
   wire [35:0] data_a = {DATA_WIDTH_A == 36 ? data_high : 18'b0, data_low};
   wire [35:0] data_b = {18'b0, data_high};
   reg [35:0] read_a = 0, read_b = 0;
+  // The registers behind the outputs, which REGMODE puts there.
+  reg [17:0] held_a = 0, held_b = 0;
+  wire clear_a = RESETMODE == "ASYNC" && RSTA;
+  wire clear_b = RESETMODE == "ASYNC" && RSTB;
+  always @(posedge CLKA or posedge clear_a)
+    if (clear_a || RSTA) held_a <= 0; else if (OCEA) held_a <= read_a[17:0];
+  always @(posedge CLKB or posedge clear_b)
+    if (clear_b || RSTB) held_b <= 0; else if (OCEB) held_b <= read_b[17:0];
   // A port of 36 bits gives its lower half on DOA; here only port B reads so wide.
   assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9,
         DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0} =
-      DATA_WIDTH_B == 36 ? read_b[17:0] : read_a[17:0];
+      DATA_WIDTH_B == 36 ? read_b[17:0] : REGMODE_A == "OUTREG" ? held_a : read_a[17:0];
   assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9,
         DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0} =
-      DATA_WIDTH_B == 36 ? read_b[35:18] : read_b[17:0];
+      DATA_WIDTH_B == 36 ? read_b[35:18] : REGMODE_B == "OUTREG" ? held_b : read_b[17:0];
 
   integer i_a;
   reg [8:0] old_a, new_a, bits_a;
   reg [10:0] index_a;
-  wire clear_a = RESETMODE == "ASYNC" && RSTA;
   always @(posedge CLKA or posedge clear_a) if (clear_a) read_a <= 0; else begin
     for (i_a = 0; i_a < 4; i_a = i_a + 1) begin
       index_a = first(DATA_WIDTH_A, address_a) + i_a;
@@ -189,7 +197,6 @@ module DP16KD (
   integer i_b;
   reg [8:0] old_b, new_b, bits_b;
   reg [10:0] index_b;
-  wire clear_b = RESETMODE == "ASYNC" && RSTB;
   always @(posedge CLKB or posedge clear_b) if (clear_b) read_b <= 0; else begin
     for (i_b = 0; i_b < 4; i_b = i_b + 1) begin
       index_b = first(DATA_WIDTH_B, address_b) + i_b;
