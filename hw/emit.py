@@ -47,8 +47,13 @@ opt_clean -purge
 splitnets -driver
 opt_clean -purge
 rename -enumerate -pattern n_%
-write_verilog -norename -noattr design.v
+setattr -unset src -unset full_case *
+write_verilog -norename design.v
 """
+
+#: Lines of attributes, and those that stay: what a synthesiser should know of a memory.
+_ATTRIBUTE: Final = re.compile(r"^ *\(\* (\w+) = .* \*\)\n", re.MULTILINE)
+_KEPT_ATTRIBUTES: Final = ("no_rw_check", "ram_style")
 
 _WIDER: Final = "({0} > {1} ? {0} : {1})"
 _WIDEST_OPERAND: Final = _WIDER.format("A_WIDTH", "B_WIDTH")
@@ -182,6 +187,7 @@ def _run_yosys(design: str, module_name: str) -> str:
             reason = "\n".join(result.stdout.splitlines()[-3:])
             raise EmissionError(f"{module_name} must be accepted by yosys, which said: {reason}")
         text = folder.joinpath("design.v").read_text(encoding="utf-8")
+    text = _ATTRIBUTE.sub(lambda line: line[0] if line[1] in _KEPT_ATTRIBUTES else "", text)
     _version_line, separator, body = text.partition("\n\n")
     return body if separator else text
 

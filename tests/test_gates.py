@@ -32,8 +32,8 @@ FOLDER = Path(__file__).parent.parent / "programs"
 SMALL = MachineConfig(
     bits=3, rows=2, columns=2, slots=16, parameters=1, row_parameters=1, max_terms=8
 )
-#: Its parameter memories take block RAM.
-LARGE = replace(SMALL, parameters=256)
+#: Its tile memory and parameter memories take block RAM.
+LARGE = replace(SMALL, parameters=256, slots=64)
 PUBLISHED = MachineConfig()
 PROGRAMS = ("hello", "gemm", "perceptron", "convolution", "attention")
 
@@ -201,9 +201,10 @@ def test_the_machines_netlist_agrees_with_the_model_word_for_word(netlist: str) 
 
 @pytest.mark.slow
 def test_block_ram_of_ecp5_agrees_with_the_model() -> None:
-    """Memories that are large enough for the synthesiser to take blocks."""
+    """Memories that are large enough for the synthesiser to take blocks, some with registers."""
     design = netlist_design(LARGE, "ecp5")
     assert len(re.findall(r"^  DP16KD #", design.verilog, re.MULTILINE)) > 1
+    assert re.search(r'\.REGMODE_B\("OUTREG"\)', design.verilog)
     assert differences(random_jobs(2, LARGE), "icarus", "ecp5") == []
 
 
