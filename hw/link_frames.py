@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.memory import ReadPort, WritePort
@@ -149,7 +149,7 @@ class FrameSender(wiring.Component):
         part, index = Signal(Part), Signal(range(max(self.limit, REPLY_BYTES, CRC_BYTES) + 1))
         source, byte, taken, escaped = Signal(8), Signal(8), Signal(), Signal()
         read, sends = Signal(), Signal()  # the byte is read, then it is in its register
-        sent, counts = Signal(8), Signal()  # the byte taken before, and whether it is checked
+        counts = Signal()  # the byte taken before, still there, is checked
         flagged = (part == Part.OPEN) | (part == Part.CLOSE)
         special = ~flagged & ((byte == FLAG) | (byte == ESCAPE))
         header = Cat(self.kind, self.sequence, self.status)
@@ -163,13 +163,10 @@ class FrameSender(wiring.Component):
             # a special byte is taken with its second half
             taken.eq(sends & self.o.ready & (~special | escaped)),
             crc.start.eq(part == Part.OPEN),
-            crc.data.eq(sent),
+            crc.data.eq(byte),
             crc.valid.eq(counts),
         ]
-        m.d.sync += [
-            sent.eq(byte),
-            counts.eq(taken & ((part == Part.HEADER) | (part == Part.PAYLOAD))),
-        ]
+        m.d.sync += counts.eq(taken & ((part == Part.HEADER) | (part == Part.PAYLOAD)))
         with m.If(special):
             m.d.comb += self.o.payload.eq(byte ^ FLIP)
             with m.If(~escaped):
@@ -177,8 +174,13 @@ class FrameSender(wiring.Component):
         with m.If(sends & self.o.ready):
             m.d.sync += escaped.eq(special & ~escaped)
         reads = self.busy & ~taken
-        m.d.sync += [read.eq(reads), sends.eq(reads & read), byte.eq(source), late.eq(last)]
-        m.d.comb += [last.eq(1), source.eq(FLAG)]
+        # Memory is late in its cycle: nothing between it and its register.
+        stored, other, is_stored = Signal(8, reset_less=True), Signal(8), Signal()
+        m.d.sync += [
+            *(read.eq(reads), sends.eq(reads & read), late.eq(last)),
+            *(stored.eq(self.read.data), other.eq(source), is_stored.eq(part == Part.PAYLOAD)),
+        ]
+        m.d.comb += [last.eq(1), source.eq(FLAG), byte.eq(Mux(is_stored, stored, other))]
         following = Signal(Part)
         m.d.comb += following.eq(part + 1)
         with m.Switch(part):
@@ -190,7 +192,6 @@ class FrameSender(wiring.Component):
                 with m.If(self.length == 0):
                     m.d.comb += following.eq(Part.CHECKSUM)
             with m.Case(Part.PAYLOAD):
-                m.d.comb += source.eq(self.read.data)
                 m.d.comb += last.eq(index + 1 == self.length)
             with m.Case(Part.CHECKSUM):
                 m.d.comb += source.eq(crc.crc.word_select(index[:2], 8))
