@@ -237,7 +237,7 @@ class Atreides(wiring.Component):
             issuer.columns.eq(job.columns),
             issuer.terms.eq(job.terms),
             issuer.to_stream.eq(streams),
-            issuer.credits.eq(self._rows.credits),
+            issuer.room.eq(self._rows.room),
             edge.control.eq(issuer.control),
             edge.row_mask.eq(issuer.row_mask),
             edge.column_mask.eq(issuer.column_mask),

@@ -176,7 +176,10 @@ class Feeder(wiring.Component):
             transposer.go.eq(some),
             transposer.places.eq(credits),
         ]
-        m.d.sync += credits.eq(credits + returned - spent)
+        with m.If(returned & ~spent):  # both come late
+            m.d.sync += credits.eq(credits + 1)
+        with m.Elif(spent & ~returned):
+            m.d.sync += credits.eq(credits - 1)
         with m.If(returned):
             m.d.sync += some.eq(1)
         with m.Elif(spent):

@@ -14,9 +14,6 @@ from hw.shift_buffer import slice_layout
 from hw.tile_record import tile_layout
 from sw.config import MachineConfig
 
-#: Enough for the rows that a result queue has room for.
-CREDIT_BITS: Final = 8
-
 
 class IssueMode(enum.Enum, shape=2):
     """What the issuer does once started."""
@@ -40,7 +37,7 @@ class Issuer(wiring.Component):
     One slice per cycle, from the cycle after ``start`` on. A slice waits, for the first cause that
     applies, where A has none; where B has none; where it is a tile's last and the tile before, of R
     rows, had its last less than R cycles ago; where it is the last of a tile that goes to the
-    result stream and ``credits`` are fewer than its rows. The drain of DRAIN waits for the tile
+    result stream and ``room`` is for fewer than its rows. The drain of DRAIN waits for the tile
     before as well, and is not counted.
 
     Parameters
@@ -59,9 +56,9 @@ class Issuer(wiring.Component):
         Slices of MATMUL, 1 to ``max(rows, columns)``.
     to_stream : In(1)
         Whether the results go to the result stream.
-    credits : In
-        Rows for which the result queue has room, promised ones taken off: from the cycle after an
-        event with ``last_block`` on.
+    room : In(rows)
+        Bit r - 1: the result queue has room for r rows, promised ones taken off: from the cycle
+        after an event with ``last_block`` on.
     tiles : In(stream of tile_layout(config))
         A tile's record comes before its first slice is in both shift buffers.
     row_slices, column_slices : In(stream of slice_layout(config, lanes))
@@ -108,7 +105,7 @@ class Issuer(wiring.Component):
                 "columns": In(tile["columns"].shape),
                 "terms": In(max(rows, columns).bit_length()),
                 "to_stream": In(1),
-                "credits": In(CREDIT_BITS),
+                "room": In(rows),
                 "tiles": In(stream.Signature(tile)),
                 "row_slices": In(stream.Signature(slice_layout(config, rows))),
                 "column_slices": In(stream.Signature(slice_layout(config, columns))),
@@ -143,11 +140,11 @@ class Issuer(wiring.Component):
         ]
         tile = self.event.tile
         last = Signal()  # of a tile
-        wanted, go = Signal(), Signal()
+        go = Signal()
         draining = self._space(m, last & go)
+        wanted = self._run(m)
         m.d.comb += [
             last.eq(drain | (gemm & b.payload.last)),
-            wanted.eq(self.busy & ~drain),
             tile.rows.eq(self.rows),
             tile.columns.eq(self.columns),
             tile.first_block.eq(1),
@@ -158,7 +155,10 @@ class Issuer(wiring.Component):
         with m.If(gemm):
             m.d.comb += tile.eq(self.tiles.payload)
         queued = self.tiles.payload  # what goes to the stream is a product's
-        short = to_stream & queued.last_block & (self.credits < queued.rows)
+        # The number of rows without its highest bit if all rows are the only ones that have it.
+        number = queued.rows[: (self.config.rows - 1).bit_length()]
+        room = Cat(self.room[-1], self.room).bit_select(number, 1)
+        short = to_stream & queued.last_block & ~room
         with m.If(wanted & ~a.valid):
             m.d.comb += self.stall_a.eq(1)
         with m.Elif(wanted & ~b.valid):
@@ -189,26 +189,32 @@ class Issuer(wiring.Component):
 
     def _space(self, m: Module, leaves: Value) -> Value:
         """Whether the tile before still drains: its last row's sum has not left yet."""
-        rows_left = Signal(range(self.config.rows))
+        rows, rows_left = self.event.tile.rows, Signal(range(self.config.rows))
+        draining = Signal()  # rows_left != 0
         with m.If(leaves):
-            m.d.sync += rows_left.eq(self.event.tile.rows - 1)
-        with m.Elif(rows_left.any()):
-            m.d.sync += rows_left.eq(rows_left - 1)
-        return rows_left.any()
+            m.d.sync += [rows_left.eq(rows - 1), draining.eq(rows != 1)]
+        with m.Elif(draining):
+            m.d.sync += [rows_left.eq(rows_left - 1), draining.eq(rows_left != 1)]
+        return draining
+
+    def _run(self, m: Module) -> Value:
+        """Whether slices are wanted; ``busy``."""
+        wanted = Signal()  # busy, and not with DRAIN
+        with m.If(self.start):
+            m.d.sync += [self.busy.eq(1), wanted.eq(self.mode != IssueMode.DRAIN)]
+        with m.Elif(self.done):
+            m.d.sync += [self.busy.eq(0), wanted.eq(0)]
+        return wanted
 
     def _count_terms(self, m: Module, gemm: Value, drain: Value) -> Value:
         """When the work is done; whether a slice of MATMUL is its first."""
         left = Signal(len(self.terms))
-        first = Signal()
+        first, final = Signal(), Signal()
         with m.If(self.start):
-            m.d.sync += self.busy.eq(1)
-        with m.Elif(self.done):
-            m.d.sync += self.busy.eq(0)
-        with m.If(self.start):
-            m.d.sync += [first.eq(1), left.eq(self.terms)]
+            m.d.sync += [first.eq(1), left.eq(self.terms), final.eq(self.terms == 1)]
         with m.Elif(self.issued):
-            m.d.sync += [first.eq(0), left.eq(left - 1)]
-        matmul_end = ~gemm & ~drain & self.issued & (left == 1)
+            m.d.sync += [first.eq(0), left.eq(left - 1), final.eq(left == 2)]
+        matmul_end = ~gemm & ~drain & self.issued & final
         m.d.comb += self.done.eq(matmul_end | (self.event.valid & self.event.tile.last))
         return first
 

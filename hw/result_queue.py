@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -52,6 +52,8 @@ class ResultQueue(wiring.Component):
     lanes : In(struct of enable, data).array(columns)
     credits : Out(range(depth + 1))
         Rows that may be promised, a register; grows as the host takes rows.
+    room : Out(rows)
+        Bit r - 1: r rows may be promised; registers.
     results : Out(stream of result_layout(config))
         ``valid`` does not depend on ``ready``.
 
@@ -72,6 +74,7 @@ class ResultQueue(wiring.Component):
                 "note": In(self.deskew.note.shape()),
                 "lanes": In(self.deskew.lanes[0].shape()).array(config.columns),
                 "credits": Out(range(self.depth + 1), init=self.depth),
+                "room": Out(config.rows, init=(1 << config.rows) - 1),
                 "results": Out(stream.Signature(result_layout(config))),
             }
         )
@@ -81,7 +84,6 @@ class ResultQueue(wiring.Component):
         m.submodules.deskew = deskew = self.deskew
         complete = Signal(range(self.depth + 1))
         complete_next = Signal.like(complete)
-        promised = Signal.like(self.promise.rows)
         results = self.results
         m.d.comb += [
             deskew.note.eq(self.note),
@@ -93,12 +95,28 @@ class ResultQueue(wiring.Component):
             results.payload.count.eq(deskew.row_note.count),
             results.payload.last.eq(deskew.row_note.last),
         ]
-        with m.If(self.promise.enable):
-            m.d.comb += promised.eq(self.promise.rows)
-        m.d.sync += [
-            complete.eq(complete_next),
-            self.credits.eq(self.credits - promised + deskew.next),
-        ]
+        m.d.sync += complete.eq(complete_next)
         with m.If(results.ready | ~results.valid):
             m.d.sync += results.valid.eq(deskew.next)
+        self._promise(m, deskew.next)
         return m
+
+    def _promise(self, m: Module, freed: Value) -> None:
+        """Credits, and what they are enough for: both ready before it is known if one promises."""
+        kept, left = Signal.like(self.credits, init=0), Signal.like(self.credits, init=0)
+        m.d.comb += [
+            kept.eq(self.credits + freed),
+            left.eq(self.credits - self.promise.rows + freed),
+        ]
+        for when, credits in ((~self.promise.enable, kept), (self.promise.enable, left)):
+            with m.If(when):
+                m.d.sync += self.credits.eq(credits)
+                m.d.sync += self.room.eq(
+                    Cat(_reaches(credits, r + 1) for r in range(len(self.room)))
+                )
+
+
+def _reaches(value: Value, least: int) -> Value:
+    """Whether it is at least that much; not by carry chains, which come late."""
+    low = least.bit_length()
+    return value[low:].any() | value[:low].matches(*range(least, 1 << low))

@@ -106,8 +106,8 @@ class ResultRows(wiring.Component):
     buffer_write : Out(buffer_write_layout(config))
         A row to the activation buffer.
     results : Out(stream of result_layout(config))
-    credits : Out(range(queue.depth + 1))
-        Rows that events with the stream as destination may still bring.
+    credits : Out(range(queue.depth + 1)), room : Out(rows)
+        Rows that events with the stream as destination may still bring; bit r - 1: r of them.
     done : Out(1)
         High in the one cycle in which an instruction's last row is written or queued.
 
@@ -146,6 +146,7 @@ class ResultRows(wiring.Component):
                 "buffer_write": Out(buffer_write_layout(config)),
                 "results": Out(stream.Signature(result_layout(config))),
                 "credits": Out(self.queue.credits.shape()),
+                "room": Out(config.rows),
                 "done": Out(1),
             }
         )
@@ -236,6 +237,7 @@ class ResultRows(wiring.Component):
             queue.note.data.last.eq(place.data.last),
             *(lane.eq(tail.result) for lane, tail in zip(queue.lanes, tails, strict=True)),
             self.credits.eq(queue.credits),
+            self.room.eq(queue.room),
         ]
         connect(m, flipped(self.results), queue.results)
         last = tails[-1]

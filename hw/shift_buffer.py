@@ -89,9 +89,12 @@ class ShiftBuffer(wiring.Component):
         m.d.sync += [
             tail.eq(tail + taken),
             head.eq(head + given),
-            self.level.eq(self.level + taken - given),
             self.o.valid.eq(taken | (self.level > 1) | ((self.level == 1) & ~given)),
         ]
+        with m.If(taken & ~given):
+            m.d.sync += self.level.eq(self.level + 1)
+        with m.Elif(given & ~taken):  # which comes late
+            m.d.sync += self.level.eq(self.level - 1)
         with m.If(self.flush):
             m.d.sync += [head.eq(0), tail.eq(0), self.level.eq(0), self.o.valid.eq(0)]
         if not ahead:

@@ -27,7 +27,7 @@ def since_event(bench: Bench, event: Value, most: int) -> tuple[Signal, Signal]:
 
 
 def issuer_bench(config: MachineConfig) -> Bench:
-    """Any slices and credits; a tile's record is there before its last slice, and has rows."""
+    """Any slices and room; a tile's record is there before its last slice, and has rows."""
     unit = Issuer(config)
     bench = Bench(unit)
     a, b, event = unit.row_slices, unit.column_slices, unit.event
@@ -52,13 +52,14 @@ def issuer_bench(config: MachineConfig) -> Bench:
     promises = event.valid & unit.to_stream & event.tile.last_block
     taken_a, taken_b = a.valid & a.ready, b.valid & b.ready
     patience = Signal(range(config.rows + 2), name="patience")
-    may = unit.busy & (drain | (a.valid & b.valid)) & (unit.credits >= config.rows)
+    may = unit.busy & (drain | (a.valid & b.valid)) & unit.room.all()
     with bench.m.If(may & ~unit.issued & ~event.valid):
         bench.m.d.sync += patience.eq(patience + 1)
     with bench.m.Else():
         bench.m.d.sync += patience.eq(0)
     bench.claim("events are as far apart as the first has rows", ~event.valid | (since >= rows))
-    bench.claim("rows are promised for credits", ~promises | (event.tile.rows <= unit.credits))
+    room = (unit.room << 1).bit_select(event.tile.rows, 1)
+    bench.claim("rows are promised where there is room", ~promises | room)
     bench.claim("both sides give a slice in the same cycle", taken_a == taken_b)
     bench.claim("a slice that is issued is taken", unit.issued == taken_a)
     bench.claim(
@@ -79,7 +80,7 @@ def issuer_bench(config: MachineConfig) -> Bench:
         & gemm
         & bench.register("stalled", unit.stall_drain),
     )
-    bench.cover("a slice waits for credits", unit.stall_results)
+    bench.cover("a slice waits for room", unit.stall_results)
     return bench
 
 
@@ -135,6 +136,10 @@ def result_queue_bench(config: MachineConfig, lane: int) -> Bench:
     )
     came = sum(between[lane:], complete)
     bench.claim("credits are the places not promised", unit.credits + unread == depth)
+    bench.claim(
+        "it is known what credits are enough for",
+        unit.room == Cat(unit.credits > row for row in range(config.rows)),
+    )
     bench.claim("no row is lost", unread == sum(between, to_note + to_come + complete))
     bench.claim("only complete rows are read", ~read | (complete != 0))
     for j in range(config.columns):

@@ -84,8 +84,8 @@ FEEDER_MUTANTS = {
         ),
         Mutant(
             Feeder,
-            "credits.eq(credits + returned - spent)",
-            "credits.eq(credits + returned - self.reader.slice)",
+            "spent.eq(self.reader.slice | (transposer.valid & transposer.go))",
+            "spent.eq(self.reader.slice)",
             "the shift buffer takes every slice",
         ),
         Mutant(
@@ -202,15 +202,15 @@ CASES = {
         (
             Mutant(
                 Issuer,
-                "rows_left.eq(self.event.tile.rows - 1)",
-                "rows_left.eq(self.event.tile.rows - 2)",
+                "rows_left.eq(rows - 1), draining.eq(rows != 1)",
+                "rows_left.eq(rows - 2), draining.eq(rows > 2)",
                 "events are as far apart as the first has rows",
             ),
             Mutant(
                 Issuer,
-                "(self.credits < queued.rows)",
-                "(self.credits + 1 < queued.rows)",
-                "rows are promised for credits",
+                "Cat(self.room[-1], self.room)",
+                "Cat(self.room[-1], self.room[0], self.room)",
+                "rows are promised where there is room",
             ),
             Mutant(
                 Issuer,
@@ -237,8 +237,8 @@ CASES = {
             (
                 Mutant(
                     ResultQueue,
-                    "self.credits - promised + deskew.next",
-                    "self.credits - promised + results.valid",
+                    "self.credits - self.promise.rows + freed",
+                    "self.credits - self.promise.rows + self.results.valid",
                     "credits are the places not promised",
                 ),
                 Mutant(
