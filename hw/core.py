@@ -262,10 +262,17 @@ class Atreides(wiring.Component):
         rows, buffer, store = self._rows, self._buffer, self._store
         gemm = self._gemm
         settings = rows.settings
+        activation = Mux(self._line(Opcode.RELU), Function.RELU, Function.LINEAR)
+        # What the word says is in registers from the first cycle of its unit on.
+        m.d.sync += [
+            settings.destination.eq(Mux(gemm, decoded.dest, BUFFER)),
+            settings.activation.eq(Mux(gemm, decoded.act, activation)),
+            settings.column_parameters.eq(gemm & self._flag(Flag.COLUMN)),
+            settings.row_parameters.eq(gemm & self._flag(Flag.ROW)),
+            settings.blocks.eq(gemm & self._flag(Flag.BLOCK)),
+        ]
         m.d.comb += [
             rows.event.eq(self._issuer.event),
-            settings.destination.eq(BUFFER),
-            settings.activation.eq(Mux(self._line(Opcode.RELU), Function.RELU, Function.LINEAR)),
             settings.clamp.eq(registers.clamp),
             settings.x_count.eq(registers.mx),
             settings.x_stride.eq(registers.o_x),
@@ -277,14 +284,6 @@ class Atreides(wiring.Component):
             store.job.eq(self._check.job),
             Cat(*store.words).eq(Cat(*buffer.words)),
         ]
-        with m.If(gemm):
-            m.d.comb += [
-                settings.destination.eq(decoded.dest),
-                settings.activation.eq(decoded.act),
-                settings.column_parameters.eq(self._flag(Flag.COLUMN)),
-                settings.row_parameters.eq(self._flag(Flag.ROW)),
-                settings.blocks.eq(self._flag(Flag.BLOCK)),
-            ]
         write = self._memory.write
         m.d.comb += write.eq(self._host.write)
         for source in (rows.write, store.write):
