@@ -48,6 +48,8 @@ class BankedMemory(wiring.Component):
         Element i, at ``i * width``, is that of ``address + i``; past the end anything.
     banks : Out(V * width), array of ``reads``
         The same elements, not turned: ``address + i`` at ``(address + i) mod V``. Not ``early``.
+    mute : In(1), array of ``reads``
+        ``elements`` are 0 in this cycle, to be joined with others by OR. Not ``early``.
     write : In(struct)
         ``enable``, ``address``, ``wanted`` (V bits) and ``elements`` (V * width bits): element i
         goes to ``address + i`` if it is wanted, which must lie in the memory.
@@ -73,11 +75,12 @@ class BankedMemory(wiring.Component):
                 "elements": vector * width,
             }
         )
+        unturned = {"banks": Out(vector * width).array(reads), "mute": In(1).array(reads)}
         super().__init__(
             {
                 "read": In(read_layout(self.address_bits)).array(reads),
                 "elements": Out(vector * width).array(reads),
-                **({} if early else {"banks": Out(vector * width).array(reads)}),
+                **({} if early else unturned),
                 "write": In(self.write_layout),
             }
         )
@@ -162,7 +165,7 @@ class BankedMemory(wiring.Component):
         m.submodules[f"read_{number}_rotator"] = rotator = Rotator(self.width, self.vector)
         m.d.sync += [Cat(*turns).eq(Cat(turn, turns[0])), register.eq(found)]
         m.d.comb += [
-            rotator.i.eq(register),
+            rotator.i.eq(Mux(self.mute[number], 0, register)),
             rotator.amount.eq(turns[1]),
             self.elements[number].eq(rotator.o),
             self.banks[number].eq(register),

@@ -83,7 +83,8 @@ class ChunkReader(wiring.Component):
     skew : Out(log2(V))
         Comes with ``step``: the address read, less the lane, modulo V.
     identity : Out(identity_layout(config))
-        Side B only: comes with ``step``.
+    identifies : Out(1)
+        Side B only: a cycle before ``step``, and whether it is an identity's.
     full : Out(1)
         In the next cycle ``step`` is the last lane of a chunk.
     busy : Out(1)
@@ -108,7 +109,7 @@ class ChunkReader(wiring.Component):
         self._chunk = {name: Signal(fields[name], name=f"chunk_{name}") for name in names}
         own = {
             "a": {"walk": In(walk_layout(config))},
-            "b": {"identity": Out(identity_layout(config))},
+            "b": {"identity": Out(identity_layout(config)), "identifies": Out(1)},
         }
         super().__init__(
             {
@@ -207,6 +208,8 @@ class ChunkReader(wiring.Component):
             self.full.eq(stages[-2].enable & ~stages[-2].direct & stages[-2].close),
             self.busy.eq(held | Cat(stage.enable for stage in stages[1:]).any()),
         ]
+        if self.side == "b":
+            m.d.comb += self.identifies.eq(stages[-2].identity)
         less = Signal.like(self.skew)
         m.d.comb += less.eq(self.read.address - stages[2].lane)
         _delay(m, "skew", less, self.latency - 2, self.skew)
@@ -245,8 +248,8 @@ class ChunkReader(wiring.Component):
         m.d.comb += self.read.address.eq(address)
         if self.side == "b":
             value, cycles = self._chunk["stride"][:SHIFT_BITS], self.latency
-            _delay(m, "shift", value, cycles, self.identity.shift)
-            _delay(m, "index", address[:index_bits], cycles - 2, self.identity.index)
+            _delay(m, "shift", value, cycles - 1, self.identity.shift)
+            _delay(m, "index", address[:index_bits], cycles - 3, self.identity.index)
 
 
 def _delay(m: Module, name: str, value: Value, cycles: int, o: Value) -> None:

@@ -184,9 +184,9 @@ class Atreides(wiring.Component):
             memory.flags.eq(planner.flags),
         ]
         self._feeders = {}
-        for side, chunks, read, words, banks in (
-            ("a", planner.a, memory.read_a, memory.words_a, memory.banks_a),
-            ("b", planner.b, memory.read_b, memory.words_b, memory.banks_b),
+        for side, chunks, read, words, banks, mute in (
+            ("a", planner.a, memory.read_a, memory.words_a, memory.banks_a, memory.mute_a),
+            ("b", planner.b, memory.read_b, memory.words_b, memory.banks_b, memory.mute_b),
         ):
             feeder = self._feeders[side] = Feeder(self.config, side, self.target)
             loader = TileLoader(self.config, side)
@@ -207,6 +207,7 @@ class Atreides(wiring.Component):
                 feeder.chunks.payload.eq(Mux(gemm, chunks.payload, loader.chunks.payload)),
                 feeder.words.eq(words),
                 feeder.banks.eq(banks),
+                mute.eq(feeder.mute),
                 read.eq(feeder.read),
                 feeder.flush.eq(flush),
             ]

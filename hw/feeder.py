@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -60,6 +60,8 @@ class Feeder(wiring.Component):
         What the tile memory read, ``TileMemory.latency`` cycles after ``read``.
     banks : In(array(stored, V))
         The same words, that of address a at ``a mod V``.
+    mute : Out(1)
+        ``words`` must be 0 in this cycle: what is pushed is joined with them by OR.
     o : Out(stream of slice_layout(config, lanes))
         Lanes that the chunk does not want may hold anything.
     flush : In(1)
@@ -95,6 +97,7 @@ class Feeder(wiring.Component):
                 "read": Out(read_layout(config.address_bits)),
                 "words": In(words),
                 "banks": In(words),
+                "mute": Out(1),
                 "o": Out(stream.Signature(slice_layout(config, self.lanes))),
                 "flush": In(1),
                 "busy": Out(1),
@@ -140,28 +143,35 @@ class Feeder(wiring.Component):
         ]
 
     def _push(self, m: Module) -> None:
-        """The slice of this cycle: the step's own, or the transposer's."""
-        step, transposer, i = self.reader.step, self.transposer, self.buffer.i
+        """The slice of this cycle: the step's own, or the transposer's.
+
+        Words of memory are late: the others lie ready, and are 0 unless they are the slice's.
+        """
+        reader, step, transposer = self.reader, self.reader.step, self.transposer
+        i, leaves = self.buffer.i, Signal()
         turned = Signal(i.payload.shape())
+        width = len(turned.words.as_value())
         m.d.sync += [
-            self._turned.eq(transposer.valid & transposer.go),
-            turned.words.eq(transposer.words),
+            self._turned.eq(leaves),
+            turned.words.eq(Mux(leaves, transposer.words.as_value(), 0)),
             turned.first.eq(transposer.first),
             turned.last.eq(transposer.last),
         ]
-        m.d.comb += [i.valid.eq(self._turned), i.payload.eq(turned)]
-        with m.If(step.direct):
-            m.d.comb += [
-                i.valid.eq(step.enable),
-                i.payload.words.eq(self.words),
-                i.payload.first.eq(step.first),
-                i.payload.last.eq(step.last),
-            ]
+        ready, mute = turned.words.as_value(), self._turned
         if self.side == "b":
             m.submodules.identity = identity = IdentitySlice(self.config)
-            m.d.comb += identity.i.eq(self.reader.identity)
-            with m.If(step.identity):
-                m.d.comb += i.payload.words.eq(identity.words)
+            ones = Signal(width, name="identity_words")
+            m.d.comb += identity.i.eq(reader.identity)
+            m.d.sync += ones.eq(Mux(reader.identifies, identity.words.as_value(), 0))
+            ready, mute = ready | ones, mute | step.identity
+        m.d.comb += [
+            leaves.eq(transposer.valid & transposer.go),
+            self.mute.eq(mute),
+            i.valid.eq(self._turned | (step.enable & step.direct)),
+            i.payload.words.eq(ready | self.words.as_value()[:width]),
+            i.payload.first.eq(Mux(step.direct, step.first, turned.first)),
+            i.payload.last.eq(Mux(step.direct, step.last, turned.last)),
+        ]
 
     def _count(self, m: Module) -> None:
         """Credits: places of the shift buffer that no slice has or is on its way to."""

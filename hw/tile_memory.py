@@ -48,6 +48,8 @@ class TileMemory(wiring.Component):
         Word i is that of ``address + i``; past the end of the memory anything.
     banks_a, banks_b : Out(array(stored, V))
         The same words, that of ``address + i`` at ``(address + i) mod V``.
+    mute_a, mute_b : In(1)
+        ``words_a``, ``words_b`` are 0 in this cycle, to be joined with others by OR.
     write : In(write_layout(config))
         The words must lie in the memory.
     flags : In(struct)
@@ -72,6 +74,8 @@ class TileMemory(wiring.Component):
                 "words_b": Out(words),
                 "banks_a": Out(words),
                 "banks_b": Out(words),
+                "mute_a": In(1),
+                "mute_b": In(1),
                 "write": In(write_layout(config)),
                 "flags": In(data.StructLayout({"enable": 1, "segment": segment_bits(config)})),
                 "zero": Out(config.vector),
@@ -95,6 +99,8 @@ class TileMemory(wiring.Component):
             words.read[1].eq(self.read_b),
             self.words_a.eq(words.elements[0]),
             self.words_b.eq(words.elements[1]),
+            words.mute[0].eq(self.mute_a),
+            words.mute[1].eq(self.mute_b),
             self.banks_a.eq(words.banks[0]),
             self.banks_b.eq(words.banks[1]),
         ]

@@ -228,7 +228,7 @@ class Bench:
         feeder, model = self.feeder, self.model
         found, memory = self.read_words.popleft(), self.memory
         words = random.getrandbits(9) if found is None else memory.packed(found)
-        context.set(feeder.words.as_value(), words)
+        context.set(feeder.words.as_value(), 0 if context.get(feeder.mute) else words)
         context.set(feeder.banks.as_value(), words if found is None else memory.banks(found))
         if self.offered is None and offers and self.chunks:
             self.offered = self.chunks.popleft()  # and stays until it is taken

@@ -47,6 +47,7 @@ class Path:
                 getattr(self.memory, f"read_{side}").eq(feeder.read),
                 feeder.words.eq(getattr(self.memory, f"words_{side}")),
                 feeder.banks.eq(getattr(self.memory, f"banks_{side}")),
+                getattr(self.memory, f"mute_{side}").eq(feeder.mute),
             ]
         wiring.connect(m, self.planner.tiles, self.issuer.tiles)
         wiring.connect(m, self.a.o, self.issuer.row_slices)

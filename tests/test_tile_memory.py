@@ -149,6 +149,9 @@ def test_random_reads_see_every_write_exactly_write_latency_cycles_later(config)
                     got: list = [packed >> i & 1 for i in range(config.vector)]
                 else:
                     got = read_words(context, memory, port)
+                    context.set(getattr(memory, f"mute_{port}"), 1)
+                    assert read_words(context, memory, port) == [(0, 0, 0)] * len(got)
+                    context.set(getattr(memory, f"mute_{port}"), 0)
                     banks, turn = read_words(context, memory, port, "banks"), address % len(got)
                     assert banks[turn:] + banks[:turn] == got
                 assert got[: len(want)] == want, (
