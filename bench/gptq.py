@@ -37,7 +37,7 @@ from bench.gptq_public import PUBLIC, ROWS, Step, quiet
 from bench.timing import machine, medians, write_json
 from sw.format import SFx
 from sw.scale import BLOCK, MAX_SPREAD
-from sw.wasq.columns import first_pass, refine
+from sw.wasq.columns import Rounded, arranged, first_pass, refine
 from sw.wasq.compensate import CompensateOptions, compensate, output_error
 from sw.wasq.config import LayerConfig
 from sw.wasq.grid import largest_exponent
@@ -228,20 +228,20 @@ def stages(size: tuple[int, int], repeats: int, device: torch.device) -> dict[st
     weight, moments = problem(*size, device)
     form, spread = SFx(4), MAX_SPREAD
     solver = factored(moments.hessian, 0.01, BLOCK)
-    target = weight[:, solver.order]
-    top = largest_exponent(target.abs().amax(-1), form)
-    values, chosen, _ = first_pass(target, solver, top, form, 3, spread)
-    own = solver.own()
+    top = largest_exponent(weight.abs().amax(-1), form)
+
+    def first() -> Rounded:
+        return first_pass(arranged(weight, solver.order), solver, top, form, 3, spread)
+
+    rounded, target = first(), arranged(weight, solver.order)
 
     def refined() -> object:
-        into = values.clone(), chosen.clone()
-        refine(into[0], target, into[1], solver, own, top, form, (1, 0, -1), spread, 2)
-        return into
+        into = Rounded(*(part.clone() for part in rounded))
+        return refine(into, target, solver, top, form, 3, spread, 2)
 
     rows: dict[str, Callable[[], object]] = {
         "factor": lambda: factored(moments.hessian, 0.01, BLOCK),
-        "first pass": lambda: first_pass(target, solver, top, form, 3, spread),
-        "factors of blocks": solver.own,
+        "first pass": first,
         "two passes of refinement": refined,
         "all of it": lambda: run_ours(weight, moments, BLOCK, CompensateOptions()),
     }

@@ -17,10 +17,10 @@ import torch
 from sw.format import SFx
 from sw.scale import BLOCK, MAX_SPREAD
 from sw.tensor import expand_blocks, word_dtype
-from sw.wasq.columns import first_pass, refine
+from sw.wasq.columns import arranged, first_pass, picked, refine
 from sw.wasq.config import LayerConfig
 from sw.wasq.grid import largest_exponent, unit
-from sw.wasq.solver import Solver, factored
+from sw.wasq.solver import Solver, attempts
 from sw.wasq.statistics import Moments
 from sw.wasq.weights import QuantizedWeight
 
@@ -87,30 +87,32 @@ def compensate(
         raise ValueError(f"{name} must have inputs to be compensated on, not none")
     weight = weight.detach().float()
     by_block = config.weight_scale == "block"
-    solver = factored(moments.hessian, options.damping, BLOCK if by_block else None)
-    target = wanted_weight(weight, moments, solver, options)
-    ordered = target[:, solver.order]
-    if by_block:
-        values, chosen = _blocks(ordered, solver, form, options)
-    else:
-        values, chosen = _whole(ordered, solver, form, options, config.weight_scale)
-    values[:, solver.order] = values.clone()
-    words = words_of(values, expand_blocks(chosen, weight.shape[1]) if by_block else chosen, form)
-    # Looked at behind all the work, so that a device is not waited for on the way.
-    bad = torch.stack([(~torch.isfinite(t)).sum() for t in (weight, values)]).tolist()
-    if any(bad):
-        raise ValueError(
-            f"{name} must hold finite numbers, not NaN or infinity in {bad[0] or bad[1]} places"
-        )
+    for solver in attempts(moments.hessian, options.damping, BLOCK if by_block else None):
+        target = wanted_weight(weight, moments, solver, options)
+        if by_block:
+            values, chosen = _blocks(target, solver, form, options)
+        else:
+            values, chosen = _whole(target, solver, form, options, config.weight_scale)
+        values = torch.empty_like(weight).index_copy_(1, solver.order, values)
+        spread = expand_blocks(chosen, weight.shape[1]) if by_block else chosen
+        words = words_of(values, spread, form)
+        # Looked at behind all the work, so that a device is not waited for on the way.
+        counts = [(~torch.isfinite(t)).sum() for t in (weight, values)]
+        *bad, failed = torch.stack([*counts, solver.failed.long()]).tolist()
+        if bad[0] or (bad[1] and not failed):
+            raise ValueError(
+                f"{name} must hold finite numbers, not NaN or infinity in {bad[0] or bad[1]} places"
+            )
+        if not failed:
+            break
     return QuantizedWeight(words, chosen, form, config.weight_scale)
 
 
 def words_of(values: torch.Tensor, exponents: torch.Tensor, form: SFx) -> torch.Tensor:
     """The words of float32 that are values of words at these exponents; nothing is checked."""
-    magnitude = (values.abs() / unit(exponents, form)).to(torch.int32)
-    magnitude.clamp_(0, form.max_code)  # unity is the word of all ones
-    signed = magnitude | ((values < 0).to(torch.int32) << form.fraction_bits)
-    return signed.to(word_dtype(form))
+    codes = (values / unit(exponents, form)).to(torch.int32)
+    words = codes.abs().clamp_(max=form.max_code)  # unity is the word of all ones
+    return words.add_(codes < 0, alpha=1 << form.fraction_bits).to(word_dtype(form))
 
 
 def wanted_weight(
@@ -129,7 +131,7 @@ def wanted_weight(
     if residual is not None:
         extra += residual
     solved = torch.empty_like(extra)
-    solved[:, solver.order] = extra[:, solver.order] @ solver.factor.T @ solver.factor
+    solved[:, solver.order] = solver.solve(extra[:, solver.order])
     return (weight.double() + options.correction * solved).float()
 
 
@@ -151,10 +153,11 @@ def _blocks(
     """Values, in order, and exponents with a choice per block, as its turn comes."""
     # A block may lie at most MAX_SPREAD below the row's largest, which no choice exceeds.
     top = largest_exponent(target.abs().amax(-1), form)
-    values, chosen, _ = first_pass(target, solver, top, form, options.exponents, MAX_SPREAD)
+    ordered = arranged(target, solver.order)
+    rounded = first_pass(ordered, solver, top, form, options.exponents, MAX_SPREAD)
     if options.passes:
-        steps, own = (1, 0, -1), solver.own()
-        refine(values, target, chosen, solver, own, top, form, steps, MAX_SPREAD, options.passes)
+        rounded = refine(rounded, ordered, solver, top, form, 3, MAX_SPREAD, options.passes)
+    values, _, chosen = rounded
     exponents = torch.empty_like(chosen, dtype=torch.int64)
     exponents[:, solver.order[solver.starts[:-1].long()] // BLOCK] = chosen.long()
     return values, exponents
@@ -175,10 +178,9 @@ def _whole(
     steps = 1 if scale == "none" else options.exponents
     tried = torch.stack([highest - step for step in range(steps)])
     each = tried.reshape(steps, -1).expand(-1, count)
-    values, picks, loss = first_pass(
-        target.repeat(steps, 1), solver, each.flatten(), form, tries=1, spread=0
-    )
-    losses = loss.reshape(steps, count)
+    ordered = arranged(target, solver.order, steps)
+    every = first_pass(ordered, solver, each.flatten(), form, tries=1, spread=0)
+    losses = every.errors.square().sum(-1).reshape(steps, count)
     rows = torch.arange(count, device=target.device)
     if scale == "channel":
         best = losses.argmin(0)
@@ -187,7 +189,7 @@ def _whole(
         number = losses.sum(-1).argmin()
         best, chosen = number.expand(count), tried[number]
     at = best * count + rows
-    kept, picks, top = values[at], picks[at], each[best, rows]
+    kept, top = picked(every, at), each[best, rows]
     if options.passes:
-        refine(kept, target, picks, solver, solver.own(), top, form, (0,), 0, options.passes)
-    return kept, chosen
+        kept = refine(kept, ordered[:count], solver, top, form, 1, 0, options.passes)
+    return kept.values, chosen

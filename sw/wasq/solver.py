@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,13 +26,17 @@ class Own(NamedTuple):
     upper: torch.Tensor
 
 
-class Solver(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Solver:
     """Columns in the order of their turn.
 
     Parameters
     ----------
-    hessian, factor : torch.Tensor of float64 ``[K, K]``
-        H, and the upper U of ``H^-1 = U^T U``.
+    turned, lower : torch.Tensor of float64 ``[K, K]``
+        H with the last column and row first, and its lower factor: ``H = F F^T`` with F upper is
+        that, turned about.
+    failed : torch.Tensor of bool ``[]``
+        Whether it could not be factored; on its device, not waited for.
     order : torch.Tensor of int64 ``[K]``
         Which column has each turn.
     starts : torch.Tensor of int32 ``[P + 1]``
@@ -38,49 +45,110 @@ class Solver(NamedTuple):
         The power of two that holds the widest block, at least 16.
     """
 
-    hessian: torch.Tensor
-    factor: torch.Tensor
+    turned: torch.Tensor
+    lower: torch.Tensor
+    failed: torch.Tensor
     order: torch.Tensor
     starts: torch.Tensor
     width: int
 
     @property
+    def hessian(self) -> torch.Tensor:
+        """H, float64 ``[K, K]``."""
+        return self.turned.flip(0, 1)
+
+    @functools.cached_property
+    def upper(self) -> torch.Tensor:
+        """F, float32 ``[K, K]``."""
+        return self.lower.float().flip(0, 1)
+
+    @functools.cached_property
+    def factor(self) -> torch.Tensor:
+        """The upper U of ``H^-1 = U^T U``, float64 ``[K, K]``: the inverse of F."""
+        return _inverse_of_upper(self.lower.flip(0, 1))
+
+    @functools.cached_property
     def parts(self) -> list[tuple[int, int]]:
         """First and last column of each block."""
         ends: list[int] = self.starts.tolist()
         return list(itertools.pairwise(ends))
 
+    def solve(self, rows: torch.Tensor) -> torch.Tensor:
+        """``X H^-1``, float64 ``[N, K]``."""
+        if rows.is_cuda:  # which makes the inverse's factor for its kernels anyway
+            return rows @ self.factor.T @ self.factor
+        return torch.cholesky_solve(rows.flip(1).mT, self.lower).mT.flip(1)
+
+    def inner(self) -> torch.Tensor:
+        """The inverse of every block's own part of F, float32 ``[P, width, width]``, upper: U's
+        part; beyond a shorter block's end, the unit matrix."""
+        return _inverses(self._squares(self.lower)).float()
+
     def own(self) -> Own:
         """What refining asks of every block, made in one go."""
-        own = squares(self.hessian, self.starts, self.width)
+        own = self._squares(self.turned)
         lower, turned = torch.linalg.cholesky(torch.stack((own, own.flip(1, 2))))
-        one = torch.eye(self.width, dtype=own.dtype, device=own.device)
-        upper = torch.linalg.solve_triangular(turned.flip(1, 2), one, upper=True)
+        upper = _inverses(turned.flip(1, 2))
         return Own(lower, upper.mT @ upper, upper)
+
+    def own_upper(self) -> torch.Tensor:
+        """The last of :meth:`own` alone, float32."""
+        turned = torch.linalg.cholesky(self._squares(self.turned).flip(1, 2))
+        return _inverses(turned.flip(1, 2)).float()
+
+    def _squares(self, turned: torch.Tensor) -> torch.Tensor:
+        """Blocks' own parts ``[P, width, width]`` of what a matrix turned about was before."""
+        if (len(self.starts) - 1) * self.width == len(turned):  # all are as wide
+            return squares(turned, self.starts, self.width).flip(0, 1, 2)
+        return squares(turned.flip(0, 1), self.starts, self.width)
 
 
 def factored(hessian: torch.Tensor, damping: float, block: int | None = None) -> Solver:
-    """A Hessian's damped form in the order of its columns' turn, and the factor of its inverse.
+    """A Hessian's damped form in the order of its columns' turn, and its factor.
 
     Inputs that are always zero get a diagonal of 1. The order is by the diagonal, largest first;
-    with ``block``, whole blocks by their mean, which stay together.
+    with ``block``, whole blocks by their mean, which stay together. Damping is tenfold until it
+    factors.
+
+    Raises
+    ------
+    ValueError
+        If the Hessian is not finite.
+    """
+    for solver in attempts(hessian, damping, block):
+        if not bool(solver.failed):
+            break
+    return solver
+
+
+def attempts(hessian: torch.Tensor, damping: float, block: int | None = None) -> Iterator[Solver]:
+    """As :func:`factored`, each tenfold damping in turn: who takes them looks at ``failed``.
+
+    So a device need not be waited for before more work is given to it.
     """
     diagonal = hessian.diagonal().double()
     mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
     diagonal = torch.where(diagonal == 0, 1.0, diagonal)
     order, starts, width = _order(diagonal, block)
-    ordered = hessian[order[:, None], order].double()
-    ordered.diagonal().copy_(diagonal[order])
+    last = order.flip(0)
+    # Rows, then columns: a whole row is copied at once, and its elements are found in the cache.
+    turned = hessian.index_select(0, last).gather(1, last.expand(len(last), -1)).double()
     extra = max(damping, 1e-9)
     while True:
-        tried = ordered.clone()
-        tried.diagonal().add_(extra * mean)
-        # H = F F^T with F upper, from the factor of H turned about: then H^-1 = F^-T F^-1.
-        turned, failed = torch.linalg.cholesky_ex(tried.flip(0, 1))
-        factor = _inverse_of_upper(turned.flip(0, 1))
-        if bool((failed == 0) & torch.isfinite(factor.sum())):  # a device is waited for once
-            return Solver(tried, factor, order, starts, width)
+        turned.diagonal().copy_((diagonal + extra * mean)[last])
+        lower, info = torch.linalg.cholesky_ex(turned)
+        failed = (info != 0) | ~torch.isfinite(lower.diagonal().sum())
+        yield Solver(turned, lower, failed, order, starts, width)
+        if not bool(torch.isfinite(hessian).all()):
+            raise ValueError("a Hessian must hold finite numbers, not NaN or infinity")
         extra *= 10
+
+
+def _inverses(parts: torch.Tensor) -> torch.Tensor:
+    """Of upper triangular ``[P, n, n]``, by substitution."""
+    one = torch.eye(parts.shape[-1], dtype=parts.dtype, device=parts.device)
+    inverses: torch.Tensor = torch.linalg.solve_triangular(parts, one, upper=True)
+    return inverses.contiguous()
 
 
 def _order(diagonal: torch.Tensor, block: int | None) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -115,9 +183,7 @@ def _inverse_of_upper(matrix: torch.Tensor) -> torch.Tensor:
     missing = (side << halvings) - size
     padded = functional.pad(matrix, (0, missing, 0, missing))
     padded.diagonal()[size:] = 1
-    one = torch.eye(side, dtype=matrix.dtype, device=matrix.device)
-    parts = _along(padded, side)
-    done = torch.linalg.solve_triangular(parts, one, upper=True)
+    done = _inverses(_along(padded, side))
     while len(done) > 1:
         first, last = done[::2], done[1::2]
         corner = _along(padded, 2 * side)[:, :side, side:]
