@@ -12,9 +12,13 @@ from sw import native
 from sw.format import SFx
 from sw.scale import MAX_SPREAD
 from sw.wasq.columns import arranged, first_pass, refine
+from sw.wasq.compensate import compensate, output_error
+from sw.wasq.config import LayerConfig
 from sw.wasq.grid import largest_exponent, snap, unit
 from sw.wasq.solver import Solver, factored
+from sw.wasq.statistics import Moments
 from sw.wasq.sweep import Exponents, choose
+from sw.wasq.weights import quantize_weight
 
 FORMS = (SFx(4), SFx(4, unity=False), SFx(8), SFx(16))
 
@@ -155,9 +159,24 @@ def test_damping_grows_until_the_hessian_factors_and_one_that_is_not_finite_is_r
     assert not bool(solver.failed)
     added = float(solver.hessian.diagonal()[0]) - 1
     assert added == pytest.approx(100)  # 38 is what it takes
+    moments = Moments(40)
+    moments.hessian, moments.rows = hessian.clone(), 40
+    config = LayerConfig(weights=4, activations=None, weight_scale="block")
+    weight = normal(8, 40, seed=5)
+    words = compensate(weight, config, moments)  # which looks at it behind all the work
+    assert output_error(weight, words, solver_hessian(solver)) < output_error(
+        weight, quantize_weight(weight, config), solver_hessian(solver)
+    )
     hessian[3, 4] = hessian[4, 3] = torch.nan
     with pytest.raises(ValueError, match="must hold finite numbers"):
         factored(hessian, 0.01)
+
+
+def solver_hessian(solver: Solver) -> torch.Tensor:
+    """Damped, columns where they were."""
+    found = torch.empty_like(solver.hessian)
+    found[solver.order[:, None], solver.order] = solver.hessian
+    return found
 
 
 @pytest.mark.parametrize("terms", [64, 45])

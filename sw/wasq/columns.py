@@ -48,7 +48,8 @@ def arranged(weight: torch.Tensor, order: torch.Tensor, copies: int = 1) -> torc
     """Columns of ``[N, K]`` in their order, the rows ``copies`` times, as they are read here: their
     columns contiguous, or for the kernels of a GPU their rows."""
     if _fast(weight):
-        return weight.index_select(1, order).repeat(copies, 1)
+        rows = weight.index_select(1, order)
+        return rows if copies == 1 else rows.repeat(copies, 1)
     columns = weight.T.contiguous().index_select(0, order)
     return (columns if copies == 1 else columns.repeat(1, copies)).T
 

@@ -87,13 +87,13 @@ class Solver:
     def own(self) -> Own:
         """What refining asks of every block, made in one go."""
         own = self._squares(self.turned)
-        lower, turned = torch.linalg.cholesky(torch.stack((own, own.flip(1, 2))))
+        lower, turned = _lower(torch.stack((own, own.flip(1, 2))))
         upper = _inverses(turned.flip(1, 2))
         return Own(lower, upper.mT @ upper, upper)
 
     def own_upper(self) -> torch.Tensor:
         """The last of :meth:`own` alone, float32."""
-        turned = torch.linalg.cholesky(self._squares(self.turned).flip(1, 2))
+        turned = _lower(self._squares(self.turned).flip(1, 2))
         return _inverses(turned.flip(1, 2)).float()
 
     def _squares(self, turned: torch.Tensor) -> torch.Tensor:
@@ -142,6 +142,12 @@ def attempts(hessian: torch.Tensor, damping: float, block: int | None = None) ->
         if not bool(torch.isfinite(hessian).all()):
             raise ValueError("a Hessian must hold finite numbers, not NaN or infinity")
         extra *= 10
+
+
+def _lower(parts: torch.Tensor) -> torch.Tensor:
+    """Lower factors, not looked at: all of H is positive definite, or ``failed`` says so."""
+    found: torch.Tensor = torch.linalg.cholesky_ex(parts).L
+    return found
 
 
 def _inverses(parts: torch.Tensor) -> torch.Tensor:
