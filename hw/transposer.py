@@ -29,9 +29,8 @@ def page_count(config: MachineConfig, notice: int) -> int:
 class TransposerPages(wiring.Component):
     """The storage: word k of lane l lies in bank ``(l + k) mod V``, entry (page, l).
 
-    So the words of a lane lie in different banks, and those of a slice too. A write of cycle w is
-    seen by the reads of cycle w + 1 and later; reading is combinational. With ``ahead``, what is on
-    ``read`` in cycle r is on ``words`` in cycle r + 1, with what was written until cycle r.
+    So the words of a lane lie in different banks, and those of a slice too. What is on ``read`` in
+    cycle r is on ``words`` in cycle r + 1, with what was written until cycle r.
 
     Parameters
     ----------
@@ -40,8 +39,8 @@ class TransposerPages(wiring.Component):
         At most V.
     pages : int
         A power of two.
-    ahead : bool
-        Whether a read is given a cycle ahead.
+    clocked : bool
+        Whether reads of memories take a cycle; else their addresses wait in registers.
 
     Members
     -------
@@ -53,8 +52,10 @@ class TransposerPages(wiring.Component):
     words : Out(array(stored, lanes))
     """
 
-    def __init__(self, config: MachineConfig, lanes: int, pages: int, ahead: bool = False) -> None:
-        self.ahead = ahead
+    def __init__(
+        self, config: MachineConfig, lanes: int, pages: int, clocked: bool = False
+    ) -> None:
+        self.clocked = clocked
         self.vector = config.vector
         self.stored = stored_layout(config.format)
         self.lane_bits = (lanes - 1).bit_length()
@@ -83,34 +84,42 @@ class TransposerPages(wiring.Component):
         m.submodules.write_rotator = skew = Rotator(width, self.vector)
         m.submodules.read_rotator = align = Rotator(width, self.vector, len(self.words))
         m.d.comb += [skew.i.eq(self.write.words), skew.amount.eq(self.write.skew)]
-        found = []
+        found, index = [], Signal.like(self.read.index)
+        lanes, page = self._places(m)
         for bank in range(self.vector):
-            attributes = BLOCK if self.ahead else None
+            attributes = BLOCK if self.clocked else None
             memory = Memory(shape=width, depth=self.depth, init=[], attrs=attributes)
             m.submodules[f"bank_{bank}"] = memory
             write = memory.write_port()
-            if self.ahead:
+            if self.clocked:
                 read = memory.read_port(transparent_for=[write])
             else:
                 read = memory.read_port(domain="comb")
-            lane = (bank - self.read.index)[: self.lane_bits]
             m.d.comb += [
                 write.en.eq(self.write.enable),
                 write.addr.eq(Cat(self.write.lane[: self.lane_bits], self.write.page)),
                 write.data.eq(skew.o.word_select(bank, width)),
-                read.addr.eq(Cat(lane, self.read.page)),
+                read.addr.eq(Cat(lanes[bank % len(lanes)], page)),
             ]
             found.append(read.data)
+        m.d.sync += index.eq(self.read.index)
         m.d.comb += [
             align.i.eq(Cat(*found)),
-            align.amount.eq(self.read.index),
+            align.amount.eq(index),
             self.words.eq(align.o),
         ]
-        if self.ahead:
-            index = Signal.like(self.read.index)
-            m.d.sync += index.eq(self.read.index)
-            m.d.comb += align.amount.eq(index)
         return m
+
+    def _places(self, m: Module) -> tuple[list[Value], Value]:
+        """The lane that each bank, modulo their number, is asked for, and the page."""
+        count = 1 << self.lane_bits
+        lanes = [(bank - self.read.index)[: self.lane_bits] for bank in range(count)]
+        if self.clocked:
+            return lanes, self.read.page
+        page = Signal.like(self.read.page)
+        kept = [Signal(self.lane_bits, name=f"lane_{bank}", init=bank) for bank in range(count)]
+        m.d.sync += [page.eq(self.read.page), Cat(*kept).eq(Cat(*lanes))]
+        return kept, page
 
 
 class Transposer(wiring.Component):
@@ -133,7 +142,7 @@ class Transposer(wiring.Component):
     most_places : int
         Largest value of ``places``.
     target : str
-        Where reads of memories take a cycle, slices are read a cycle ahead.
+        Of its memories: of some, reads take a cycle.
 
     Members
     -------
@@ -168,13 +177,14 @@ class Transposer(wiring.Component):
     ) -> None:
         self.notice = notice
         self.pages = page_count(config, notice)
-        ahead = target in CLOCKED_READS
-        self.storage = TransposerPages(config, lanes, self.pages, ahead)
-        self.record = data.StructLayout({"bitmap": config.vector, "first": 1, "last": 1})
+        self.storage = TransposerPages(config, lanes, self.pages, target in CLOCKED_READS)
+        chunk = {"bitmap": config.vector, "first": 1, "last": 1}
+        #: Of a chunk that waits for its turn; ``count``: how many slices it has.
+        self.record = data.StructLayout({**chunk, "count": range(config.vector + 1)})
         fields = self.storage.write_layout.members
         super().__init__(
             {
-                "start": In(data.StructLayout({"enable": 1, **self.record.members})),
+                "start": In(data.StructLayout({"enable": 1, **chunk})),
                 "room": Out(1),
                 "vector": In(
                     data.StructLayout(
@@ -204,7 +214,7 @@ class Transposer(wiring.Component):
             storage.write.lane.eq(self.vector.lane),
             storage.write.skew.eq(self.vector.skew),
             storage.write.words.eq(self.vector.words),
-            storage.read.page.eq(read_page + finished if storage.ahead else read_page),
+            storage.read.page.eq(read_page + finished),
             self.words.eq(storage.words),
             pushed.eq(self.valid & self.go),
         ]
@@ -239,8 +249,10 @@ class Transposer(wiring.Component):
         full, load = Signal(range(self.pages + 1)), Signal()
         count = Signal(range(len(self.start.bitmap) + 1))
         is_first, marks_first, marks_last = Signal(), Signal(), Signal()
-        start = Cat(self.start.bitmap, self.start.first, self.start.last)
+        start = Signal(self.record)
         m.d.comb += [
+            *(start[name].eq(self.start[name]) for name in ("bitmap", "first", "last")),
+            start.count.eq(sum(self.start.bitmap)),
             records.w_data.eq(start),
             records.w_en.eq(self.start.enable),
             finished.eq(pushed & walker.last),
@@ -250,7 +262,7 @@ class Transposer(wiring.Component):
             walker.bitmap.eq(record.bitmap),
             Cat(walker.lowest, walker.alone).eq(Cat(find_lowest(m, "record", record.bitmap))),
             walker.step.eq(pushed & ~walker.last),
-            self.storage.read.index.eq(walker.following if self.storage.ahead else walker.index),
+            self.storage.read.index.eq(walker.following),
             self.first.eq(marks_first & is_first),
             self.last.eq(marks_last & walker.last),
         ]
@@ -258,7 +270,7 @@ class Transposer(wiring.Component):
         with m.If(load):
             m.d.sync += [
                 self.valid.eq(1),
-                count.eq(sum(record.bitmap[i] for i in range(len(record.bitmap)))),
+                count.eq(record.count),
                 is_first.eq(1),
                 marks_first.eq(record.first),
                 marks_last.eq(record.last),

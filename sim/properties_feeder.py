@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.utils import exact_log2
 
@@ -177,6 +177,19 @@ def _relate_pages(
     bench.claim("records wait for their pages", records + valid == unread)
     bench.claim("pages are used in turn", ahead == 0)
     bench.claim("no more chunks are unwritten than started", unwritten <= unread)
+    index = bench.inside("transposer.walker.index")
+    for number in range(1 << t.storage.lane_bits):
+        lane = bench.inside(f"transposer.storage.lane_{number}")
+        asked = (number - index)[: len(lane)]
+        bench.claim(f"bank {number} is asked for the lane that its slice has there", lane == asked)
+    storage_index, page = (bench.inside(f"transposer.storage.{n}") for n in ("index", "page"))
+    bench.claim("the slice that is read is the one walked to", storage_index == index)
+    bench.claim("the page that is read is the oldest", page == read_page)
+    for number in range(t.pages):
+        entry = bench.peek("transposer.records.storage", Const(number, exact_log2(t.pages)))
+        record = data.View(t.record, entry)
+        counted = record.count == sum(record.bitmap)
+        bench.claim(f"record {number} has the number of its slices", counted)
 
 
 def _follow_chunk(bench: Bench, unit: Feeder, accepted: Value) -> None:
