@@ -68,6 +68,8 @@ class ChunkReader(wiring.Component):
     chunks : In(stream of chunk_layout(config))
     walk : In(walk_layout(config))
         Side A only. Constant while chunks are held.
+    host : In(read_layout(address_bits))
+        Side A only: another's read, on ``read`` in the next cycle. Not while ``busy``.
     place : In(1)
         There is a place for one slice more, counting all slices asked for.
     room : In(1)
@@ -108,7 +110,10 @@ class ChunkReader(wiring.Component):
         fields = chunk_layout(config).members
         self._chunk = {name: Signal(fields[name], name=f"chunk_{name}") for name in names}
         own = {
-            "a": {"walk": In(walk_layout(config))},
+            "a": {
+                "walk": In(walk_layout(config)),
+                "host": In(read_layout(config.address_bits)),
+            },
             "b": {"identity": Out(identity_layout(config)), "identifies": Out(1)},
         }
         super().__init__(
@@ -202,8 +207,13 @@ class ChunkReader(wiring.Component):
             stage = Signal(step.shape(), name=f"step_{number}")
             m.d.sync += stage.eq(stages[-1])
             stages.append(stage)
+        reads = stages[2].enable & ~stages[2].identity
+        if self.side == "a":
+            host = Signal()
+            m.d.sync += host.eq(self.host.enable)
+            reads |= host
         m.d.comb += [
-            self.read.enable.eq(stages[2].enable & ~stages[2].identity),
+            self.read.enable.eq(reads),
             self.step.eq(stages[-1]),
             self.full.eq(stages[-2].enable & ~stages[-2].direct & stages[-2].close),
             self.busy.eq(held | Cat(stage.enable for stage in stages[1:]).any()),
@@ -246,6 +256,9 @@ class ChunkReader(wiring.Component):
             address.eq(base + moved),
         ]
         m.d.comb += self.read.address.eq(address)
+        if self.side == "a":
+            with m.If(self.host.enable):
+                m.d.sync += address.eq(self.host.address)
         if self.side == "b":
             value, cycles = self._chunk["stride"][:SHIFT_BITS], self.latency
             _delay(m, "shift", value, cycles - 1, self.identity.shift)

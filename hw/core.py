@@ -300,13 +300,10 @@ class Atreides(wiring.Component):
         """The host's requests, and who has the result stream."""
         host, memory, rows = self._host, self._memory, self._rows
         connect(m, flipped(self.host), host.host)
-        # A register between host and memory; no program starts in between.
-        self._host_read = Signal(host.read.shape())
-        m.d.sync += [
-            host.enable.eq(self._controller.idle & ~self._controller.clear & ~memory.busy),
-            self._host_read.eq(host.read),
-        ]
+        m.d.sync += host.enable.eq(self._controller.idle & ~self._controller.clear & ~memory.busy)
         m.d.comb += [
+            # Through the register of side A's addresses; no program starts in between.
+            self._feeders["a"].host.eq(host.read),
             host.words.eq(memory.words_a),
             host.counter_value.eq(self._counters.value),
             self._counters.read.eq(host.counter_read),
@@ -319,8 +316,6 @@ class Atreides(wiring.Component):
         ]
         if self.config.table:
             m.d.comb += rows.table_write.eq(host.table_write)
-        with m.If(self._host_read.enable):
-            m.d.comb += memory.read_a.eq(self._host_read)
         # No program runs while a reply is offered: what the queue has leaves before it.
         with m.If(rows.results.valid):
             for name in ("kind", "count", "last", "data"):

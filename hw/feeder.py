@@ -55,6 +55,8 @@ class Feeder(wiring.Component):
         All of one mode, or of another only when ``busy`` is 0.
     walk : In(walk_layout(config))
         Side A only; constant while ``busy``.
+    host : In(read_layout(address_bits))
+        Side A only: another's read, on ``read`` in the next cycle. Not while ``busy``.
     read : Out(read_layout(address_bits))
     words : In(array(stored, V))
         What the tile memory read, ``TileMemory.latency`` cycles after ``read``.
@@ -88,12 +90,12 @@ class Feeder(wiring.Component):
         self.depth = self.buffer.depth
         self.transposer = Transposer(config, self.lanes, ChunkReader.latency, self.depth, target)
         self.pages = self.transposer.pages
-        walk = {"walk": In(walk_layout(config))} if side == "a" else {}
+        own = {"walk": In(walk_layout(config)), "host": In(read_layout(config.address_bits))}
         words = data.ArrayLayout(stored_layout(config.format), config.vector)
         super().__init__(
             {
                 "chunks": In(stream.Signature(chunk_layout(config))),
-                **walk,
+                **(own if side == "a" else {}),
                 "read": Out(read_layout(config.address_bits)),
                 "words": In(words),
                 "banks": In(words),
@@ -114,7 +116,7 @@ class Feeder(wiring.Component):
         connect(m, flipped(self.chunks), reader.chunks)
         connect(m, buffer.o, flipped(self.o))
         if self.side == "a":
-            m.d.comb += reader.walk.eq(self.walk)
+            m.d.comb += [reader.walk.eq(self.walk), reader.host.eq(self.host)]
         m.d.comb += [
             self.read.eq(reader.read),
             self.level.eq(buffer.level),

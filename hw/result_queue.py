@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -102,18 +102,20 @@ class ResultQueue(wiring.Component):
         return m
 
     def _promise(self, m: Module, freed: Value) -> None:
-        """Credits, and what they are enough for: both ready before it is known if one promises."""
-        kept, left = Signal.like(self.credits, init=0), Signal.like(self.credits, init=0)
-        m.d.comb += [
-            kept.eq(self.credits + freed),
-            left.eq(self.credits - self.promise.rows + freed),
-        ]
-        for when, credits in ((~self.promise.enable, kept), (self.promise.enable, left)):
+        """Credits, and what they are enough for: ready before it is known what is promised, freed.
+
+        A row more is enough for ``r + 1`` if it would do for ``r`` without.
+        """
+        left = Signal.like(self.credits, init=0)
+        m.d.comb += left.eq(self.credits - self.promise.rows)
+        for when, credits in ((~self.promise.enable, self.credits), (self.promise.enable, left)):
+            enough = Signal(len(self.room) + 1)
+            m.d.comb += enough.eq(
+                Cat(Const(1), *(_reaches(credits, r) for r in range(1, len(enough))))
+            )
             with m.If(when):
-                m.d.sync += self.credits.eq(credits)
-                m.d.sync += self.room.eq(
-                    Cat(_reaches(credits, r + 1) for r in range(len(self.room)))
-                )
+                m.d.sync += self.credits.eq(credits + freed)
+                m.d.sync += self.room.eq(Mux(freed, enough[:-1], enough[1:]))
 
 
 def _reaches(value: Value, least: int) -> Value:
