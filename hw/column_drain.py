@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.drain import DrainSizes, ShiftAmount
+from hw.drain import DrainSizes, ShiftAmount, join_floor
 from sw.format import MAX_BITS, Rounding, SFx
 from sw.scale import SHIFT_BITS
 
@@ -69,9 +69,10 @@ class ColumnDrain(wiring.Component):
         m = Module()
         m.submodules.amount = amount = ShiftAmount(self.sizes)
         m.submodules.shifter = shifter = self.sizes.make_shifter()
-        floor, sticky = Signal.like(shifter.o), Signal()
+        found = Signal(shifter.o.shape())
         total, total_sticky = Signal(signed(self.sizes.sum_bits)), Signal()
         bias = self.sizes.bias_value(delay(m, "bias", self.bias, self.shift_lead + 2))
+        floor, sticky = join_floor(found)
         m.d.comb += [
             amount.row_shift.eq(self.row_shift),
             amount.column_shift.eq(self.column_shift),
@@ -79,8 +80,7 @@ class ColumnDrain(wiring.Component):
             shifter.i.eq(self.accumulator),
         ]
         m.d.sync += [
-            floor.eq(shifter.o),
-            sticky.eq(shifter.sticky),
+            found.eq(shifter.o),
             total.eq(floor + bias),
             total_sticky.eq(sticky),
         ]

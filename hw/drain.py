@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.activation import ActivationUnit, Select
@@ -13,6 +14,9 @@ from hw.encoder import SignedEncoder, guard_bits
 from hw.fma import operand_magnitude
 from sw.format import MAX_TERMS, Rounding, SFx
 from sw.scale import SHIFT_BITS
+
+#: Bits that say together whether something is so.
+_PARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,28 @@ class DrainSizes:
         return Mux(bias[-1], -value, value)
 
 
+def floor_layout(fraction_bits: int) -> data.StructLayout:
+    """What a :class:`FloorShifter` finds; :func:`join_floor` puts it together.
+
+    ``low``: the lowest bits; ``sign``; ``beyond``: some bit is set if the number is outside the
+    range; ``lost``: some bit is set if a one was shifted out.
+    """
+    return data.StructLayout({"low": fraction_bits, "sign": 1, "beyond": _PARTS, "lost": _PARTS})
+
+
+def join_floor(found: data.View) -> tuple[Value, Value]:
+    """The floor F if ``-2**f <= F < 2**f``, else a number outside that range with F's sign, signed
+    and of f + 2 bits; and whether a one was shifted out."""
+    over = found.sign ^ found.beyond.any()
+    return Cat(found.low, over, found.sign).as_signed(), found.lost.any()
+
+
+def _join_early(parts: list[Value]) -> Value:
+    """Whether any is set, in few bits: those that come last stay by themselves."""
+    early = len(parts) + 1 - _PARTS
+    return Cat(Cat(*parts[:early]).any(), *parts[early:])
+
+
 class FloorShifter(wiring.Component):
     """``floor(i * 2**(fraction_bits - amount))`` where it is small, with what is known of the rest.
 
@@ -112,10 +138,7 @@ class FloorShifter(wiring.Component):
     i : In(signed(width))
     amount : In(amount_bits)
         Places to the right.
-    o : Out(signed(fraction_bits + 2))
-        The floor F if ``-2**f <= F < 2**f``, else a number outside that range with F's sign.
-    sticky : Out(1)
-        Whether a one was shifted out.
+    o : Out(floor_layout(fraction_bits))
     """
 
     def __init__(self, width: int, fraction_bits: int, amount_bits: int) -> None:
@@ -124,8 +147,7 @@ class FloorShifter(wiring.Component):
             {
                 "i": In(signed(width)),
                 "amount": In(amount_bits),
-                "o": Out(signed(fraction_bits + 2)),
-                "sticky": Out(1),
+                "o": Out(floor_layout(fraction_bits)),
             }
         )
 
@@ -133,28 +155,30 @@ class FloorShifter(wiring.Component):
         m = Module()
         sign = self.i[-1]
         value: Value = Cat(Const(0, self.fraction_bits), self.i)
+        beyond: list[Value] = []
         lost: list[Value] = []
-        sticky: list[Value] = []
         for stage in reversed(range(len(self.amount))):
             value, above = self._drop(value, 2 << stage)
-            lost += above
+            beyond.append((above ^ sign.replicate(len(above))).any())
             places, shifts = 1 << stage, self.amount[stage]
-            sticky.append(shifts & value[:places].any())
+            lost.append(shifts & value[:places].any())
             shifted = Signal(len(value), name=f"shifted_{stage}")
             m.d.comb += shifted.eq(Mux(shifts, Cat(value[places:], sign.replicate(places)), value))
             value = shifted
         value, above = self._drop(value, 1)
-        different = (Cat(*lost, *above) ^ sign.replicate(sum(map(len, (*lost, *above))))).any()
+        beyond.append((above ^ sign.replicate(len(above))).any())
         m.d.comb += [
-            self.o.eq(Cat(value, sign ^ different, sign).as_signed()),
-            self.sticky.eq(Cat(*sticky).any()),
+            self.o.low.eq(value),
+            self.o.sign.eq(sign),
+            self.o.beyond.eq(_join_early(beyond)),
+            self.o.lost.eq(_join_early(lost)),
         ]
         return m
 
-    def _drop(self, value: Value, reach: int) -> tuple[Value, list[Value]]:
+    def _drop(self, value: Value, reach: int) -> tuple[Value, Value]:
         """``value`` without the bits out of reach of shifts by less than ``reach``, and those."""
         width = self.fraction_bits + reach - 1
-        return value[:width], [value[width:]] if len(value) > width else []
+        return value[:width], value[width:]
 
 
 class ShiftAmount(wiring.Component):
@@ -259,13 +283,14 @@ class Drain(wiring.Component):
         m.submodules.encoder = encoder = self.encoder
         m.submodules.activation = activation = ActivationUnit(self.output)
         total = Signal(signed(self.sizes.sum_bits))
-        value, sticky = self.sizes.encoder_inputs(self.output, total, shifter.sticky)
+        floor, lost = join_floor(shifter.o)
+        value, sticky = self.sizes.encoder_inputs(self.output, total, lost)
         m.d.comb += [
             amount.row_shift.eq(self.row_shift),
             amount.column_shift.eq(self.column_shift),
             shifter.i.eq(self.accumulator),
             shifter.amount.eq(amount.amount),
-            total.eq(shifter.o + self.sizes.bias_value(self.bias)),
+            total.eq(floor + self.sizes.bias_value(self.bias)),
             encoder.value.eq(value),
             encoder.sticky.eq(sticky),
             activation.i.eq(encoder.word),
