@@ -167,12 +167,9 @@ class Atreides(wiring.Component):
         controller, memory, planner = self._controller, self._memory, self._planner
         registers, gemm = self._registers.registers, Signal()
         # A cycle late: the planner's first chunk comes later still, a loader's long after it.
-        ended = Signal()
-        m.d.sync += [
-            ended.eq(controller.done.gemm),
-            gemm.eq(controller.executing.gemm & ~ended),  # and over with it
-        ]
-        self._gemm = gemm
+        ended, self._works = Signal(), Signal()
+        m.d.comb += self._works.eq(controller.executing.gemm & ~ended)  # and over with it
+        m.d.sync += [ended.eq(controller.done.gemm), gemm.eq(self._works)]
         m.d.comb += [
             planner.start.eq(controller.start.gemm),
             planner.registers.eq(registers),
@@ -261,10 +258,10 @@ class Atreides(wiring.Component):
         """Results to memory, activation buffer or stream."""
         decoded, registers = self._decoder.decoded, self._registers.registers
         rows, buffer, store = self._rows, self._buffer, self._store
-        gemm = self._gemm
         settings = rows.settings
         activation = Mux(self._line(Opcode.RELU), Function.RELU, Function.LINEAR)
-        # What the word says is in registers from the first cycle of its unit on.
+        # What the word says, in registers: from the second cycle at work until it is done.
+        gemm = self._works
         m.d.sync += [
             settings.destination.eq(Mux(gemm, decoded.dest, BUFFER)),
             settings.activation.eq(Mux(gemm, decoded.act, activation)),
