@@ -106,16 +106,22 @@ class ResultQueue(wiring.Component):
 
         A row more is enough for ``r + 1`` if it would do for ``r`` without.
         """
-        left = Signal.like(self.credits, init=0)
-        m.d.comb += left.eq(self.credits - self.promise.rows)
-        for when, credits in ((~self.promise.enable, self.credits), (self.promise.enable, left)):
+        for promises, taken in (
+            (~self.promise.enable, 0),
+            (self.promise.enable, self.promise.rows),
+        ):
+            left, more = (Signal.like(self.credits, init=0) for _ in range(2))
             enough = Signal(len(self.room) + 1)
-            m.d.comb += enough.eq(
-                Cat(Const(1), *(_reaches(credits, r) for r in range(1, len(enough))))
-            )
-            with m.If(when):
-                m.d.sync += self.credits.eq(credits + freed)
-                m.d.sync += self.room.eq(Mux(freed, enough[:-1], enough[1:]))
+            m.d.comb += [
+                left.eq(self.credits - taken),
+                more.eq(self.credits - taken + 1),
+                enough.eq(Cat(Const(1), *(_reaches(left, r) for r in range(1, len(enough))))),
+            ]
+            with m.If(promises):
+                m.d.sync += [
+                    self.credits.eq(Mux(freed, more, left)),
+                    self.room.eq(Mux(freed, enough[:-1], enough[1:])),
+                ]
 
 
 def _reaches(value: Value, least: int) -> Value:
