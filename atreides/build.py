@@ -49,7 +49,7 @@ def build(
     seed: Annotated[int, typer.Option(help="Of the first placement.")] = 1,
     seeds: Annotated[
         int, typer.Option(min=1, help="Placements at most, where they are near the goal.")
-    ] = 1,
+    ] = 4,
     router: Annotated[
         str | None, typer.Option(help=f"{' or '.join(ROUTERS)}, which is faster in a full device.")
     ] = None,
