@@ -157,7 +157,8 @@ class Issuer(wiring.Component):
         queued = self.tiles.payload  # what goes to the stream is a product's
         # The number of rows without its highest bit if all rows are the only ones that have it.
         number = queued.rows[: (self.config.rows - 1).bit_length()]
-        room = Cat(self.room[-1], self.room).bit_select(number, 1)
+        rows = (number == count % (1 << len(number)) for count in range(1, len(self.room) + 1))
+        room = (Cat(rows) & self.room).any()
         short = to_stream & queued.last_block & ~room
         with m.If(wanted & ~a.valid):
             m.d.comb += self.stall_a.eq(1)
