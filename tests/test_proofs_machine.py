@@ -208,8 +208,8 @@ CASES = {
             ),
             Mutant(
                 Issuer,
-                "Cat(self.room[-1], self.room)",
-                "Cat(self.room[-1], self.room[0], self.room)",
+                "count % (1 << len(number))",
+                "(count + 1) % (1 << len(number))",
                 "rows are promised where there is room",
             ),
             Mutant(
@@ -237,8 +237,8 @@ CASES = {
             (
                 Mutant(
                     ResultQueue,
-                    "self.credits - self.promise.rows + freed",
-                    "self.credits - self.promise.rows + self.results.valid",
+                    "self.credits.eq(Mux(freed, more, left))",
+                    "self.credits.eq(Mux(self.results.valid, more, left))",
                     "credits are the places not promised",
                 ),
                 Mutant(
