@@ -276,8 +276,8 @@ CASES = {
             ),
             Mutant(
                 Atreides,
-                "settings.destination.eq(BUFFER)",
-                "settings.destination.eq(0)",
+                "Mux(gemm, decoded.dest, BUFFER)",
+                "Mux(gemm, decoded.dest, 0)",
                 "tile memory is written by the host between programs or by an instruction that may",
             ),
         ),
