@@ -220,7 +220,7 @@ class Claims:
     def _broken(self) -> int:
         return self.netlist.outputs[_BROKEN][0]
 
-    def prove(self, seconds: int = 540) -> Proof | Refutation:
+    def prove(self, seconds: int = 1200) -> Proof | Refutation:
         """Prove all claims together, the invariant being searched for."""
         result = decide(self.netlist, self._broken, seconds)
         return result if isinstance(result, Proof) else self._refutation(result)
